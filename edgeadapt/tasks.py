@@ -1,0 +1,81 @@
+"""What a task is, and how one of its examples becomes tokens. Training, export and the device share these lines, so
+that a model is asked on the device exactly what it was taught.
+
+    prompt ids = enc(before) + enc(text)[:room] + enc(after)        before {text} after = TaskSpec.prompt
+    target ids = enc(" " + target)                                  training appends the end-of-sequence id
+    score(c)   = 1/|c| sum_i log p(c_i | prompt, c_<i)              length-normalised log-likelihood of a choice
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from edgeadapt.errors import EdgeAdaptError
+
+Encode = Callable[[str], list[int]]
+FIELD = "{text}"
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task of a stream: how it asks, what it may answer, and how its answers are scored."""
+
+    name: str
+    prompt: str
+    choices: tuple[str, ...] = ()
+    kind: Literal["classification", "generation"] = "classification"
+    metric: str = "accuracy"
+    language: str = "en"
+    max_prompt_tokens: int = 96
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise EdgeAdaptError(f"task name {self.name!r}: give a name without '/'")
+        if self.prompt.count(FIELD) != 1:
+            raise EdgeAdaptError(f"task {self.name}: its prompt must contain {FIELD} exactly once")
+        if self.kind not in ("classification", "generation"):
+            raise EdgeAdaptError(f"task {self.name}: kind {self.kind!r} is neither classification nor generation")
+        if self.kind == "classification" and len(set(self.choices)) < 2:
+            raise EdgeAdaptError(f"task {self.name}: a classification task needs at least two different choices")
+        if self.max_prompt_tokens < 8:
+            raise EdgeAdaptError(f"task {self.name}: max_prompt_tokens is {self.max_prompt_tokens}; 8 is the least")
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "choices": list(self.choices)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TaskSpec:
+        unknown = set(value) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise EdgeAdaptError(f"task {value.get('name')!r}: unknown fields {sorted(unknown)}")
+        return cls(**{**value, "choices": tuple(value.get("choices", ()))})
+
+
+def encode_prompt(task: TaskSpec, text: str, encode: Encode) -> list[int]:
+    """Token ids of the prompt. Only the example's own text is cut to `max_prompt_tokens`, never the instruction."""
+    before, after = task.prompt.split(FIELD)
+    head, tail = encode(before), encode(after)
+    room = task.max_prompt_tokens - len(head) - len(tail)
+    if room < 1:
+        raise EdgeAdaptError(f"task {task.name}: its prompt alone fills max_prompt_tokens={task.max_prompt_tokens}")
+    return head + encode(text)[:room] + tail
+
+
+def encode_target(target: str, encode: Encode) -> list[int]:
+    """Token ids of an answer, as it follows the prompt."""
+    return encode(" " + target)
+
+
+def choice_scores(token_log_probs: Sequence[np.ndarray]) -> np.ndarray:
+    """Length-normalised log-likelihood of each choice. Each item: (tokens of the choice,) float -> (choices,) float64."""
+    return np.array([float(np.mean(np.asarray(item, dtype=np.float64))) for item in token_log_probs])
+
+
+def choice_probabilities(scores: np.ndarray) -> np.ndarray:
+    """Softmax over the choices' scores: (choices,) -> (choices,), summing to one."""
+    shifted = np.exp(scores - scores.max())
+    return np.asarray(shifted / shifted.sum())

@@ -1,0 +1,112 @@
+"""Text to token ids and back, from a model folder's own files, with the `tokenizers` library alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from edgeadapt.errors import EdgeAdaptError
+
+REPLACEMENT = "�"
+
+
+class TextCodec:
+    """A model folder's tokenizer.
+
+    Never adds special tokens by itself: a GGUF-derived tokenizer would put a BOS in front that the file's own metadata
+    forbids, and prompts are put together from pieces (see `edgeadapt.tasks`).
+    """
+
+    def __init__(self, tokenizer: Tokenizer, eos_ids: Sequence[int], chat_template: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        self.eos_ids = tuple(eos_ids)
+        self.chat_template = chat_template
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> TextCodec:
+        """Read tokenizer.json, tokenizer_config.json and (if there) chat_template.jinja and generation_config.json."""
+        path = folder / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for every kind of bad file
+            raise EdgeAdaptError(f"{path}: not a readable tokenizer ({error})") from None
+        config = _read_json(folder / "tokenizer_config.json")
+        eos_ids = _end_ids(tokenizer, config, _read_json(folder / "generation_config.json"))
+        if not eos_ids:
+            raise EdgeAdaptError(f"{folder}: tokenizer_config.json names no eos_token that tokenizer.json knows")
+        template = config.get("chat_template")
+        beside = folder / "chat_template.jinja"
+        if beside.is_file():
+            template = beside.read_text(encoding="utf-8")
+        return cls(tokenizer, eos_ids, template if isinstance(template, str) else None)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self._tokenizer.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation in the model's own chat format, rendered in jinja2's sandbox."""
+        if self.chat_template is None:
+            raise EdgeAdaptError("this model has no chat template; ask with --task, or give the plain text with --raw")
+        from jinja2.exceptions import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        try:
+            text = environment.from_string(self.chat_template).render(messages=messages, add_generation_prompt=True)
+        except TemplateError as error:
+            raise EdgeAdaptError(f"the model's chat template cannot be rendered: {error}") from None
+        return self.encode(text)
+
+    def stream(self, ids: Iterator[int]) -> Iterator[str]:
+        """Text as the ids come. A piece is held back while it ends inside a multi-byte character."""
+        pending: list[int] = []
+        shown = ""
+        for token in ids:
+            pending.append(token)
+            text = self.decode(pending)
+            if text.endswith(REPLACEMENT):
+                continue
+            if len(text) > len(shown):
+                yield text[len(shown) :]
+            if text.endswith("\n"):
+                pending, shown = [], ""
+            else:
+                shown = text
+        rest = self.decode(pending)
+        if len(rest) > len(shown):
+            yield rest[len(shown) :]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EdgeAdaptError(f"{path}: not JSON ({error})") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _end_ids(tokenizer: Tokenizer, config: Mapping[str, Any], generation: Mapping[str, Any]) -> list[int]:
+    found: list[int] = []
+    token = config.get("eos_token")
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    if isinstance(token, str) and (identifier := tokenizer.token_to_id(token)) is not None:
+        found.append(identifier)
+    declared = generation.get("eos_token_id", [])
+    for identifier in declared if isinstance(declared, list) else [declared]:
+        if isinstance(identifier, int) and identifier not in found:
+            found.append(identifier)
+    return found
