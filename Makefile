@@ -1,0 +1,52 @@
+# Every target makes .venv on first use and installs what it lacks.
+# PYTHON=python3.12 picks the interpreter; CONSTRAINTS= lifts the tested pins.
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SOURCES := edgeadapt train export bench scripts tests
+
+.PHONY: help demo test test-slow lint format bench wheels clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25'
+	@scripts/ort-headers || true
+	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[all,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## train two tasks, export, ask, measure: the whole road on a real small model
+	@$(BIN)/python scripts/demo.py
+
+test: $(INSTALLED)  ## unit tests and one walk of the whole road
+	@$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(INSTALLED)  ## the long campaigns
+	@$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)  ## ruff, mypy, clang-format
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cc' '*.h')
+
+format: $(INSTALLED)  ## put the sources into the shape that lint wants
+	@$(BIN)/ruff check --fix --quiet $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/clang-format -i $$(git ls-files '*.cc' '*.h')
+
+bench: $(INSTALLED) demo/bundle/edgeadapt.json  ## measure the demo's bundle beside its baselines
+	@$(BIN)/edgeadapt bench demo/bundle --json demo/bench.json
+
+demo/bundle/edgeadapt.json:
+	@$(MAKE) demo
+
+wheels: $(INSTALLED)  ## the distributable wheel, with an honest platform tag, in dist/
+	@$(BIN)/python -m build --wheel
+
+clean:  ## remove what was built, but not .venv
+	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,270 @@
+"""The command line: one thin function per command. A stage is imported only when its command runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+from edgeadapt import __version__
+from edgeadapt.errors import CheckFailed, EdgeAdaptError, MissingExtra
+
+app = typer.Typer(
+    name="edgeadapt",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Adapters of a few tens of kilobytes: train them, export them to ONNX, run and measure them on a device.",
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for a program to read.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads that one operation may use.")]
+
+
+class Device(StrEnum):
+    """What a bundle is exported for."""
+
+    rpi4 = "rpi4"
+    generic = "generic"
+
+
+def _stage(module: str, extra: str) -> ModuleType:
+    """Import a stage; say which extra brings it when a package that it needs is not there."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(extra, error.name or module) from error
+
+
+@app.callback(invoke_without_command=True)
+def _edgeadapt(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"edgeadapt {__version__}")
+        raise typer.Exit()
+
+
+@app.command(context_settings={"ignore_unknown_options": False})
+def train(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Hydra overrides: run=NAME results_dir=DIR mode=trial|full adapter=NAME key=value ..."),
+    ] = None,
+) -> None:
+    """Train an adapter on a stream of tasks.
+
+    The run is written to results_dir/run_id. One that was cut short goes on where it was.
+
+    \b
+    Examples:
+      edgeadapt train run=demo results_dir=runs mode=trial     a minute: does everything work here?
+      edgeadapt train run=demo results_dir=runs mode=full      HIMALAYA on two tasks, one after the other
+      edgeadapt train run=demo adapter=lora8 run_id=lora8      the same stream with LoRA of rank 8
+      edgeadapt train --cfg run=demo                           print the resolved configuration and stop
+    """
+    _stage("edgeadapt_train.run", "train").train(overrides or [])
+
+
+@app.command()
+def export(
+    run: Annotated[
+        Path | None, typer.Argument(help="Run directory; without it, the newest finished run below --results-dir.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights.")] = False,
+    int4: Annotated[bool, typer.Option("--int4", help="4-bit weights in blocks of 32 (the default).")] = False,
+    fp32: Annotated[bool, typer.Option("--fp32", help="Weights as they are.")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle directory to write.")] = Path("bundle"),
+    device: Annotated[Device, typer.Option(help="What the graph is laid out for.")] = Device.rpi4,
+    merge: Annotated[bool, typer.Option("--merge", help="Fold a static adapter (LoRA) into the weights.")] = False,
+    results_dir: Annotated[Path, typer.Option(help="Where to look for the newest run.")] = Path("runs"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Turn a run into a bundle.
+
+    A bundle holds ONNX graphs, the adapter in small files of its own, the tokenizer and the parity figures.
+
+    \b
+    Examples:
+      edgeadapt export --int8                      the newest run below ./runs, into ./bundle
+      edgeadapt export runs/demo --int4 -o out     one run, 4-bit weights
+      edgeadapt export runs/lora8 --merge          LoRA folded into the backbone's weights
+    """
+    chosen = [name for name, wanted in (("int8", int8), ("int4", int4), ("fp32", fp32)) if wanted]
+    if len(chosen) > 1:
+        raise EdgeAdaptError(f"--{chosen[0]} and --{chosen[1]} exclude each other; give one of them")
+    from edgeadapt.rundir import newest
+
+    directory = run if run is not None else newest(results_dir)
+    report = _stage("edgeadapt_export", "export").export(
+        directory, output, precision=chosen[0] if chosen else "int4", device=device.value, merge=merge
+    )
+    typer.echo(json.dumps(report.to_json(), indent=2) if as_json else report.summary())
+
+
+@app.command()
+def run(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
+    prompt: Annotated[str, typer.Argument(help="The text; '-' reads standard input, a line at a time.")] = "-",
+    task: Annotated[str | None, typer.Option(help="Ask as this task of the adapter.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Adapter of the bundle; its first one if not given.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy; higher is more varied.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample among the k likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample within this probability mass.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    threads: ThreadsOption = os.cpu_count() or 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Ask a bundle.
+
+    A classification task answers with a label and probabilities; anything else with text, as it is generated.
+
+    \b
+    Examples:
+      edgeadapt run bundle --task bbc_topics "Shares in the airline fell by a tenth."
+      edgeadapt run bundle "Write a haiku about the sea." --temperature 0.7
+      cat lines.txt | edgeadapt run bundle --task tweet_sentiment - --json
+    """
+    from edgeadapt.runtime.answer import answer
+    from edgeadapt.runtime.generate import Sampling
+
+    sampling = Sampling(
+        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens
+    )
+    answer(bundle, prompt, adapter=adapter, task=task, sampling=sampling, threads=threads, as_json=as_json)
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")] = Path("bundle"),
+    device: Annotated[str, typer.Option(help="Where to measure: host.")] = "host",
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="What to compare with, repeatable: bare, lora8-merged, lora8-unmerged, another bundle."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Bound the whole run to 40 s.")] = False,
+    threads: ThreadsOption = 1,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write every row to this file.")] = None,
+) -> None:
+    """Measure a bundle beside its baselines.
+
+    Load, prefill, decode, switches, memory and size, interleaved in one run, as paired ratios with intervals.
+
+    \b
+    Examples:
+      edgeadapt bench bundle --device host --json bench.json
+      edgeadapt bench bundle --quick --threads 2
+      edgeadapt bench bundle --baseline bare --baseline other/bundle
+    """
+    report = _stage("edgeadapt_bench.run", "bench").bench(
+        bundle, device=device, baselines=baseline, quick=quick, threads=threads, json_out=json_out
+    )
+    _console().print(report.table())
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Bundle or run directory.")], as_json: JsonFlag = False
+) -> None:
+    """Show what is inside, byte by byte.
+
+    \b
+    Examples:
+      edgeadapt inspect bundle
+      edgeadapt inspect runs/demo --json
+    """
+    from edgeadapt.inspect import describe, render
+
+    found = describe(path)
+    _show(found, as_json, render)
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory.")] = Path("bundle"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Check a bundle on this machine.
+
+    Integrity first, then that kernel, function body and reference agree here.
+
+    \b
+    Examples:
+      edgeadapt verify bundle
+      EDGEADAPT_OPS=off edgeadapt verify bundle     without the op library
+    """
+    from edgeadapt.verify import verify as check
+
+    report = check(bundle)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        _console().print(report.table())
+    if not report.passed:
+        raise CheckFailed(f"{bundle}: {report.failures} of {len(report.rows)} checks failed")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _show(value: Any, as_json: bool, render: Any) -> None:
+    if as_json:
+        typer.echo(json.dumps(value, indent=2))
+    else:
+        _console().print(render(value))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 1 a check failed, 2 wrong usage or unusable input, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    debug = "--debug" in words
+    if debug:  # accepted anywhere on the line
+        words.remove("--debug")
+    try:
+        code = typer.main.get_command(app).main(words, prog_name="edgeadapt", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except typer.Exit as finished:
+        sys.exit(finished.exit_code)
+    except typer.Abort:
+        _fail("interrupted", 130)
+    except typer.exceptions.TyperException as error:
+        if debug:
+            raise
+        _fail(error.format_message(), 2)
+    except EdgeAdaptError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"edgeadapt: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
