@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -46,6 +48,35 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of readable JSON; NaN and infinity are refused because JSON has no word for them."""
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` (an flock on a hidden file beside it) against other processes and threads.
+
+    The kernel drops it when its holder dies, so a killed process never leaves it locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def storage_errors(place: Path) -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk into one line that says so."""
+    try:
+        yield
+    except OSError as error:
+        known = {
+            errno.ENOSPC: "the disk is full; free some space there, or choose another place",
+            errno.EDQUOT: "the disk quota is used up; free some space there, or choose another place",
+            errno.EROFS: "the file system is read-only; choose another place",
+            errno.EACCES: "no permission to write there; choose another place",
+        }
+        if error.errno in known:
+            raise EdgeAdaptError(f"{error.filename or place}: {known[error.errno]}") from None
+        raise
 
 
 @contextlib.contextmanager

