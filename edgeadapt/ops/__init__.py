@@ -1,0 +1,17 @@
+"""The ops of the domain `edgeadapt`, version 1: one file each, one line of registration each."""
+
+from __future__ import annotations
+
+from edgeadapt.ops import himalaya_direction, low_rank_update, rank_one_update
+from edgeadapt.ops.registry import DOMAIN, OPSET, VERSION, Case, Op
+
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        himalaya_direction.OP,
+        rank_one_update.OP,
+        low_rank_update.OP,
+    )
+}
+
+__all__ = ["DOMAIN", "OPS", "OPSET", "VERSION", "Case", "Op"]

@@ -1,0 +1,343 @@
+"""HimalayaDirection: one unit direction per sequence, out of three atoms at most (HIMALAYA, methods.md section 1).
+
+    z       = [LN(pool); tasks[task] / 32; 1]                LN without affine, eps 1e-5; the 1 meets the bias columns
+    h       = SiLU(W1 z)                                     W1 = w1 * w1_scales per row; its last column is b1
+    [a; c]  = W2 [h; 1] + rows[task] * row_scales[task]      40 gate logits, 40 coefficients; W2's last column is b2
+    gate_j  = 1 iff a_j > 0 and atom_gains_j > 0 and j is among the 3 largest a (equal logits: smaller index first)
+    k       = gate * c
+    r~      = D^T k                                          D = levels[atoms] * atom_scales * atom_gains, 40 x d
+    r       = r~ / ||r~||, or 0 if ||r~|| = 0                (||r~||^2 = k^T D D^T k)
+
+    pool        float32 [B, d]              mean of the prompt's embedding outputs; d a multiple of 8, B >= 1
+    task        int64 [B]                   0 <= task < n_rows <= 32; it picks from `tasks` and from `rows`
+    atoms       uint8 [40, 3 d / 8]         3-bit codes, packed as in codecs/three_bit.py
+    atom_scales float16 [40, ceil(d / 64)]  atom_gains  float16 [40]; 0 marks an inactive elastic atom
+    w1          int8 [w, d + 17]            w1_scales   float16 [w]
+    w2          int8 [80, w + 1]            w2_scales   float16 [80]
+    tasks       int8 [32, 16]               in units of 1/32
+    rows        int8 [n_rows, 80]           row_scales  float16 [n_rows]; n_rows >= 1 (one zero row: no protection)
+    r           float32 [B, d]
+
+What the definition leaves open, decided here for every view
+- The top 3 are taken over all 40 logits, inactive atoms included: an inactive atom among them leaves its place empty.
+- No open gate gives r = 0, exactly. So does a pool row with NaN or inf: all its logits are NaN, and NaN > 0 is false.
+  Other rows of the batch are not touched.
+- Atoms that cancel exactly (equal rows, opposite coefficients) give r = 0. If they cancel only to rounding (||r~|| below
+  about 1e-6 sum |k_j|), r is still unit, but its direction is rounding noise and views need not agree. The norm is taken
+  of r~ itself, not from the Gram matrix: the same number, without the digits that the quadratic form would lose there.
+- A constant pool has LN = 0: the task alone decides. |pool| must stay below 1e18 (squares in float32).
+- int8 codes and finite fp16 scales keep a, c and k finite; scales and gains must be finite, gains >= 0 (a negative gain
+  counts as 0).
+- r jumps where a logit crosses 0 or two logits change places: within rounding of such a point (about 1e-5 of the
+  logits' scale) views may open different gates. Exact ties do not depend on rounding and are settled as above.
+- task outside 0..n_rows-1 is an error of the caller: the reference and ONNX Runtime refuse task >= n_rows; the body's
+  Gather counts a negative one from the end.
+
+Run once per prompt, in a graph of its own; ONNX Runtime folds everything that depends on the tables alone (D, W1, W2)
+into float32 constants when it loads that graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.codecs import int8, three_bit
+from edgeadapt.ops.registry import Array, Case, Op, function_text, require
+
+NAME = "HimalayaDirection"
+ATOMS = 40
+OPEN = 3
+TASKS = 32
+TASK_WIDTH = 16
+EPSILON = 1e-5
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The ten stored tensors, in the op's order; shapes and dtypes as in the module's docstring."""
+
+    atoms: NDArray[np.uint8]
+    atom_scales: NDArray[np.float16]
+    atom_gains: NDArray[np.float16]
+    w1: NDArray[np.int8]
+    w1_scales: NDArray[np.float16]
+    w2: NDArray[np.int8]
+    w2_scales: NDArray[np.float16]
+    tasks: NDArray[np.int8]
+    rows: NDArray[np.int8]
+    row_scales: NDArray[np.float16]
+
+    def __post_init__(self) -> None:
+        d, w, n = self.atoms.shape[-1] // 3 * 8, len(self.w1), len(self.rows)
+        expected: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "atoms": (np.uint8, (ATOMS, 3 * d // 8)),
+            "atom_scales": (np.float16, (ATOMS, three_bit.groups(d))),
+            "atom_gains": (np.float16, (ATOMS,)),
+            "w1": (np.int8, (w, d + TASK_WIDTH + 1)),
+            "w1_scales": (np.float16, (w,)),
+            "w2": (np.int8, (2 * ATOMS, w + 1)),
+            "w2_scales": (np.float16, (2 * ATOMS,)),
+            "tasks": (np.int8, (TASKS, TASK_WIDTH)),
+            "rows": (np.int8, (n, 2 * ATOMS)),
+            "row_scales": (np.float16, (n,)),
+        }
+        require(1 <= n <= TASKS and w >= 1 and d >= 8, NAME, f"needs 1..{TASKS} rows, a router width and d >= 8")
+        for name, (dtype, shape) in expected.items():
+            value = getattr(self, name)
+            found = f"{value.dtype} {value.shape}"
+            require(value.dtype == dtype and value.shape == shape, NAME, f"{name} is {found}; d={d} needs {dtype.__name__} {shape}")
+
+    def as_dict(self) -> dict[str, Array]:
+        """Name -> array, in the op's order."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @property
+    def width(self) -> int:
+        """d."""
+        return self.atoms.shape[1] // 3 * 8
+
+
+def dictionary(tables: Tables) -> F32:
+    """D [40, d]: the dequantised atoms times their gains; an inactive atom's row is zero."""
+    gains = np.maximum(tables.atom_gains.astype(np.float32), 0)
+    return three_bit.dequantise(three_bit.ThreeBit(tables.atoms, tables.atom_scales)) * gains[:, None]
+
+
+def route(pool: F32, task: NDArray[np.int64], tables: Tables) -> tuple[F64, F64]:
+    """Gate logits a and coefficients c, each [B, 40], in float64. A row of pool with NaN or inf gives NaN in both."""
+    x = pool.astype(np.float64)
+    w1, w2 = (
+        int8.dequantise(int8.Int8Rows(codes, scales)).astype(np.float64)
+        for codes, scales in ((tables.w1, tables.w1_scales), (tables.w2, tables.w2_scales))
+    )
+    row = int8.dequantise(int8.Int8Rows(tables.rows, tables.row_scales)).astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        centred = x - x.mean(axis=1, keepdims=True)
+        normed = centred / np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + EPSILON)
+        z = np.concatenate((normed, tables.tasks[task] / 32.0, np.ones((len(x), 1))), axis=1)
+        u = z @ w1.T
+        h = u / (1 + np.exp(-u))
+        both = np.concatenate((h, np.ones((len(x), 1))), axis=1) @ w2.T + row[task]
+    return both[:, :ATOMS], both[:, ATOMS:]
+
+
+def gates(a: F64, gains: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Open gates [B, 40]: at most three per row."""
+    ranked = np.argsort(-np.where(a > 0, a, 0.0), axis=1, kind="stable")[:, :OPEN]
+    chosen = np.zeros(a.shape, dtype=bool)
+    np.put_along_axis(chosen, ranked, True, axis=1)
+    return np.asarray(chosen & (a > 0) & (gains > 0))
+
+
+def reference(
+    pool: F32,
+    task: NDArray[np.int64],
+    atoms: NDArray[np.uint8],
+    atom_scales: NDArray[np.float16],
+    atom_gains: NDArray[np.float16],
+    w1: NDArray[np.int8],
+    w1_scales: NDArray[np.float16],
+    w2: NDArray[np.int8],
+    w2_scales: NDArray[np.float16],
+    tasks: NDArray[np.int8],
+    rows: NDArray[np.int8],
+    row_scales: NDArray[np.float16],
+) -> F32:
+    """The op in NumPy, in float64 from the stored values on. Raises EdgeAdaptError for other shapes, dtypes or tasks."""
+    tables = Tables(atoms, atom_scales, atom_gains, w1, w1_scales, w2, w2_scales, tasks, rows, row_scales)
+    require(pool.ndim == 2 and pool.shape[1] == tables.width, NAME, f"pool is {pool.shape}; it must be [B, {tables.width}]")
+    require(task.dtype == np.int64 and task.shape == pool.shape[:1], NAME, f"task must be int64 [{len(pool)}]")
+    require(bool(((task >= 0) & (task < len(rows))).all()), NAME, f"task must lie in 0..{len(rows) - 1}")
+    a, c = route(pool, task, tables)
+    k = np.where(gates(a, atom_gains), c, 0.0)
+    direction = k @ dictionary(tables).astype(np.float64)
+    norm = np.linalg.norm(direction, axis=1, keepdims=True)
+    return np.divide(direction, norm, out=np.zeros_like(direction), where=norm > 0).astype(np.float32)
+
+
+def body() -> str:
+    """ONNX function in text syntax. SiLU is u / (1 + exp(-u)), exact at both ends, where ONNX Runtime's Sigmoid clamps."""
+    levels = ", ".join(f"{level:.4f}" for level in three_bit.LEVELS)
+    lines = f"""
+        zero = Constant <value = float {{0}}> ()
+        one = Constant <value = float {{1}}> ()
+        last = Constant <value = int64[1] {{-1}}> ()
+        middle = Constant <value = int64[1] {{1}}> ()
+
+        triple_shape = Constant <value = int64[3] {{0, -1, 3}}> ()
+        row_shape = Constant <value = int64[2] {{0, -1}}> ()
+        byte_units = Constant <value = int32[3] {{1, 256, 65536}}> ()
+        code_units = Constant <value = int32[8] {{1, 8, 64, 512, 4096, 32768, 262144, 2097152}}> ()
+        eight = Constant <value = int32 {{8}}> ()
+        levels = Constant <value = float[8] {{{levels}}}> ()
+        bytes = Cast <to = 6> (atoms)
+        triples = Reshape (bytes, triple_shape)
+        parts = Mul (triples, byte_units)
+        words = ReduceSum <keepdims = 1> (parts, last)
+        shifted = Div (words, code_units)
+        octets = Mod (shifted, eight)
+        codes = Reshape (octets, row_shape)
+        values = Gather <axis = 0> (levels, codes)
+
+        start = Constant <value = int64 {{0}}> ()
+        step = Constant <value = int64 {{1}}> ()
+        group = Constant <value = int64 {{{three_bit.GROUP}}}> ()
+        shape = Shape <start = 1, end = 2> (codes)
+        width = Squeeze (shape)
+        columns = Range (start, width, step)
+        group_of = Div (columns, group)
+        group_scales = Cast <to = 1> (atom_scales)
+        scales = Gather <axis = 1> (group_scales, group_of)
+        scaled = Mul (values, scales)
+        gains = Cast <to = 1> (atom_gains)
+        active = Max (gains, zero)
+        active_column = Unsqueeze (active, middle)
+        D = Mul (scaled, active_column)
+
+        w1_codes = Cast <to = 1> (w1)
+        w1_steps = Cast <to = 1> (w1_scales)
+        w1_column = Unsqueeze (w1_steps, middle)
+        W1 = Mul (w1_codes, w1_column)
+        w2_codes = Cast <to = 1> (w2)
+        w2_steps = Cast <to = 1> (w2_scales)
+        w2_column = Unsqueeze (w2_steps, middle)
+        W2 = Mul (w2_codes, w2_column)
+        task_unit = Constant <value = float {{0.03125}}> ()
+        task_codes = Cast <to = 1> (tasks)
+        task_table = Mul (task_codes, task_unit)
+        row_codes = Cast <to = 1> (rows)
+        row_steps = Cast <to = 1> (row_scales)
+        row_column = Unsqueeze (row_steps, middle)
+        row_table = Mul (row_codes, row_column)
+
+        epsilon = Constant <value = float {{1e-05}}> ()
+        one_more = Constant <value = int64[4] {{0, 0, 0, 1}}> ()
+        mean = ReduceMean <keepdims = 1> (pool, last)
+        centred = Sub (pool, mean)
+        squares = Mul (centred, centred)
+        variance = ReduceMean <keepdims = 1> (squares, last)
+        shifted_variance = Add (variance, epsilon)
+        deviation = Sqrt (shifted_variance)
+        normed = Div (centred, deviation)
+        task_row = Gather <axis = 0> (task_table, task)
+        known = Concat <axis = 1> (normed, task_row)
+        z = Pad (known, one_more, one)
+        u = Gemm <transB = 1> (z, W1)
+        minus_u = Neg (u)
+        decay = Exp (minus_u)
+        below = Add (decay, one)
+        h = Div (u, below)
+        h_one = Pad (h, one_more, one)
+        shared = Gemm <transB = 1> (h_one, W2)
+        own = Gather <axis = 0> (row_table, task)
+        both = Add (shared, own)
+        a, c = Split <axis = 1, num_outputs = 2> (both)
+
+        three = Constant <value = int64[1] {{{OPEN}}}> ()
+        tiny = Constant <value = float {{1e-30}}> ()
+        is_open = Greater (a, zero)
+        ranked = Where (is_open, a, zero)
+        top, index = TopK <axis = 1, largest = 1, sorted = 1> (ranked, three)
+        top_open = Greater (top, zero)
+        coefficient = GatherElements <axis = 1> (c, index)
+        k = Where (top_open, coefficient, zero)
+        k_row = Unsqueeze (k, middle)
+        rows_of_D = Gather <axis = 0> (D, index)
+        sums = MatMul (k_row, rows_of_D)
+        direction = Squeeze (sums, middle)
+        norm = ReduceL2 <keepdims = 1> (direction, last)
+        divisor = Max (norm, tiny)
+        r = Div (direction, divisor)
+    """
+    return function_text(NAME, ", ".join(("pool", "task", *(item.name for item in fields(Tables)))), "r", lines)
+
+
+def random_tables(rng: np.random.Generator, width: int, router: int, n_rows: int) -> Tables:
+    """Tables of an adapter with random atoms (24 + 8 active) and a router whose logits have unit scale; for checks."""
+
+    def normal(*shape: int) -> F32:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    atoms = three_bit.quantise(normal(ATOMS, width))
+    gains = three_bit.unit_gains(atoms)
+    gains[32:] = 0
+    w1 = int8.quantise(normal(router, width + TASK_WIDTH + 1) / np.float32(width**0.5))
+    w2 = int8.quantise(normal(2 * ATOMS, router + 1) / np.float32(router**0.5))
+    rows = int8.quantise(normal(n_rows, 2 * ATOMS))
+    tasks = rng.integers(-127, 128, (TASKS, TASK_WIDTH)).astype(np.int8)
+    return Tables(
+        atoms.packed, atoms.scales, gains, w1.codes, w1.scales, w2.codes, w2.scales, tasks, rows.codes, rows.scales
+    )
+
+
+def fixed_logits(tables: Tables, a: Array, c: Array) -> Tables:
+    """`tables` with the router cut off and both halves of every row set to a and c (int8 [40] each, in units of 1/32)."""
+    row = np.concatenate((a, c)).astype(np.int8)
+    return replace(
+        tables,
+        w2=np.zeros_like(tables.w2),
+        rows=np.tile(row, (len(tables.rows), 1)),
+        row_scales=np.full_like(tables.row_scales, 1 / 32),
+    )
+
+
+def cases(rng: np.random.Generator) -> Iterator[Case]:
+    """Random routers, then ties, closed gates, inactive and cancelling atoms, broken pools, odd widths."""
+
+    def make(name: str, tables: Tables, batch: int = 2, pool: F32 | None = None, exact: bool = False) -> Case:
+        if pool is None:
+            pool = rng.standard_normal((batch, tables.width)).astype(np.float32)
+        task = rng.integers(0, len(tables.rows), len(pool))
+        return Case(name, {"pool": pool, "task": task, **tables.as_dict()}, exact=exact)
+
+    for width, router, n_rows, batch in ((576, 66, 1, 1), (384, 93, 5, 4), (72, 5, 32, 3), (8, 3, 2, 2), (1000, 4, 3, 2)):
+        yield make(f"random d={width} rows={n_rows} B={batch}", random_tables(rng, width, router, n_rows), batch)
+    base = random_tables(rng, 136, 6, 3)
+    c = rng.integers(1, 127, ATOMS)
+    same = np.full(ATOMS, 32)
+    yield make("all logits equal and positive: atoms 0, 1, 2", fixed_logits(base, same, c))
+    yield make("all logits equal and negative: r = 0", fixed_logits(base, -same, c), exact=True)
+    yield make("all logits zero: r = 0", fixed_logits(base, 0 * same, c), exact=True)
+    tie = -same
+    tie[[3, 30, 17, 9]] = [90, 50, 50, 50]
+    yield make("three tied for two places: 9 and 17, not 30", fixed_logits(base, tie, c))
+    one = -same
+    one[11] = 1
+    yield make("one gate just open", fixed_logits(base, one, -c))
+    inactive = -same
+    inactive[[35, 36, 2, 4]] = [100, 90, 80, 70]
+    yield make("inactive atoms hold two of the three places", fixed_logits(base, inactive, c))
+    inactive[[2, 4]] = -1
+    yield make("only inactive atoms open: r = 0", fixed_logits(base, inactive, c), exact=True)
+    yield make("open gates with zero coefficients: r = 0", fixed_logits(base, same, 0 * c), exact=True)
+    twins = replace(base, atoms=base.atoms[[0, 0, *range(2, ATOMS)]], atom_scales=base.atom_scales[[0, 0, *range(2, ATOMS)]],
+                    atom_gains=base.atom_gains[[0, 0, *range(2, ATOMS)]])
+    two = -same
+    two[:2] = [9, 8]
+    opposite = c.copy()
+    opposite[:2] = [77, -77]
+    yield make("equal atoms cancel: r = 0", fixed_logits(twins, two, opposite), exact=True)
+    negative = replace(base, atom_gains=-base.atom_gains)
+    yield make("negative gains count as inactive: r = 0", fixed_logits(negative, same, c), exact=True)
+    steep = replace(base, w1_scales=np.full_like(base.w1_scales, 60000))
+    yield make("saturated router", steep)
+    loud = replace(base, w2_scales=np.full_like(base.w2_scales, 60000))
+    yield make("extreme logits and coefficients", loud)
+    faint = replace(fixed_logits(base, same, c), row_scales=np.full_like(base.row_scales, 6e-8))
+    yield make("the smallest logits and coefficients that fp16 scales hold", faint)
+    yield make("constant pool: the task alone", base, pool=np.full((2, 136), 0.5, np.float32))
+    yield make("zero pool", base, pool=np.zeros((2, 136), np.float32))
+    yield make("large pool", base, pool=(rng.standard_normal((2, 136)) * 1e12).astype(np.float32))
+    spoilt = rng.standard_normal((4, 136)).astype(np.float32)
+    spoilt[1, 5], spoilt[2, 0], spoilt[3, :2] = np.nan, np.inf, [np.inf, -np.inf]
+    yield make("NaN and inf pools close their own rows only", base, pool=spoilt)
+
+
+OP = Op(NAME, reference, body, ({},), cases, tolerance=2e-5)

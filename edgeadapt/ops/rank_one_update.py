@@ -1,0 +1,108 @@
+"""RankOneUpdate: one signed rank-one term at one site (HIMALAYA, methods.md section 1).
+
+    z = y + g r (r^T x)            body(addend=False)    square site:   y = W x
+    z = y + g r (r^T (x + b))      body(addend=True)     residual site: y = x = a, the branch's output, and b the residual
+                                                         stream, so that z + b = h + g r (r^T h) with h = a + b, and the
+                                                         skip-normalisation that sums them keeps its fusion
+
+    y, x, b : float32 [B, T, d]     r : float32 [B, d]     g : float32 [B, 1], which already holds s / sqrt(d)
+    z       : float32 [B, T, d]
+
+With ||r|| = 1 the update's spectral norm is |g|. Every (batch, token) row depends on its own row of x, y, b alone, so a
+NaN or inf stays in its token. r = 0 or g = 0 gives z = y exactly for finite x; otherwise IEEE rules apply (0 * inf is
+NaN). T = 0 gives an empty z. Rank 2 or broadcasting inputs are refused by the reference and are outside the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.ops.registry import Case, Op, function_text, require
+
+NAME = "RankOneUpdate"
+F32 = NDArray[np.float32]
+
+
+def reference(y: F32, x: F32, r: F32, g: F32, b: F32 | None = None) -> F32:
+    """The op in NumPy. The dot product runs in float64 and is rounded once, so that it is the truth for every order of
+    summation. Raises EdgeAdaptError for other shapes."""
+    require(x.ndim == 3 and y.shape == x.shape, NAME, f"y {y.shape} and x {x.shape} must both be [B, T, d]")
+    require(r.shape == (x.shape[0], x.shape[2]), NAME, f"r is {r.shape}; it must be [B, d] of x {x.shape}")
+    require(g.shape == (x.shape[0], 1), NAME, f"g is {g.shape}; it must be [B, 1] of x {x.shape}")
+    require(b is None or b.shape == x.shape, NAME, f"b must have the shape of x {x.shape}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        h = x if b is None else x + b
+        dot = np.einsum("btd,bd->bt", h.astype(np.float64), r.astype(np.float64)).astype(np.float32)
+        step = (dot * g)[:, :, None] * r[:, None, :]
+        return np.asarray(y + step, dtype=np.float32)
+
+
+def body(*, addend: bool = False) -> str:
+    """ONNX function in text syntax."""
+    lines = """
+        one = Constant <value = int64[1] {1}> ()
+        two = Constant <value = int64[1] {2}> ()
+        column = Unsqueeze (r, two)
+        row = Unsqueeze (r, one)
+        gain = Unsqueeze (g, two)
+    """
+    if addend:
+        lines += "h = Add (x, b)\n"
+    lines += f"""
+        dot = MatMul ({"h" if addend else "x"}, column)
+        scaled = Mul (dot, gain)
+        step = Mul (scaled, row)
+        z = Add (y, step)
+    """
+    return function_text(NAME, "y, x, r, g, b" if addend else "y, x, r, g", "z", lines)
+
+
+def cases(rng: np.random.Generator) -> Iterator[Case]:
+    """Random shapes and gains, then what must not go wrong."""
+
+    def normal(*shape: int) -> F32:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    def unit(batch: int, width: int) -> F32:
+        r = normal(batch, width)
+        return np.asarray(r / np.linalg.norm(r, axis=1, keepdims=True), dtype=np.float32)
+
+    for addend in (False, True):
+        form = {"addend": addend}
+
+        def case(
+            name: str, y: F32, x: F32, r: F32, g: F32, b: F32 | None = None, exact: bool = False,
+            form: dict[str, bool] = form,
+        ) -> Case:
+            inputs = {"y": y, "x": x, "r": r, "g": g}
+            if form["addend"]:
+                inputs["b"] = normal(*x.shape) if b is None else b
+            return Case(f"{name}{', addend' if form['addend'] else ''}", inputs, form, exact)
+
+        for batch, tokens, width in ((1, 1, 576), (1, 64, 576), (3, 5, 384), (2, 1, 8), (1, 300, 24), (4, 7, 1), (2, 3, 63)):
+            g = np.tanh(normal(batch, 1))
+            y, x = normal(batch, tokens, width), normal(batch, tokens, width)
+            yield case(f"random B={batch} T={tokens} d={width}", y, x, unit(batch, width), g)
+        a = normal(2, 4, 64)
+        yield case("y and x are one tensor", a, a, unit(2, 64), normal(2, 1))
+        yield case("empty T", normal(2, 0, 16), normal(2, 0, 16), unit(2, 16), normal(2, 1))
+        yield case("r = 0", normal(2, 3, 64), normal(2, 3, 64), np.zeros((2, 64), np.float32), normal(2, 1), exact=True)
+        yield case("g = 0", normal(2, 3, 64), normal(2, 3, 64), unit(2, 64), np.zeros((2, 1), np.float32), exact=True)
+        yield case("g = -1 removes r", normal(1, 6, 576), normal(1, 6, 576), unit(1, 576), -np.ones((1, 1), np.float32))
+        mixed = unit(3, 32)
+        mixed[1] = 0
+        yield case("one zero row in the batch", normal(3, 2, 32), normal(3, 2, 32), mixed, normal(3, 1))
+        yield case("large activations", normal(1, 3, 576) * 3e4, normal(1, 3, 576) * 3e4, unit(1, 576), normal(1, 1))
+        yield case("tiny activations", normal(1, 3, 96) * 1e-30, normal(1, 3, 96) * 1e-30, unit(1, 96), normal(1, 1))
+        spoilt = normal(2, 4, 32)
+        spoilt[0, 1, 3], spoilt[1, 2, 0], spoilt[1, 3, 5] = np.nan, np.inf, -np.inf
+        yield case("NaN and inf stay in their tokens", normal(2, 4, 32), spoilt, unit(2, 32), normal(2, 1))
+        broken = unit(2, 32)
+        broken[1, 0] = np.nan
+        yield case("NaN in r stays in its batch row", normal(2, 4, 32), normal(2, 4, 32), broken, normal(2, 1))
+
+
+OP = Op(NAME, reference, body, ({"addend": False}, {"addend": True}), cases, tolerance=2e-6, scaled_by=("y", "x", "b"))
