@@ -30,6 +30,9 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print the answer as JSON
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads that one operation may use.")]
 
 
+CORES = os.cpu_count() or 1
+
+
 class Device(StrEnum):
     """What a bundle is exported for."""
 
@@ -123,7 +126,7 @@ def run(
     top_k: Annotated[int, typer.Option(min=0, help="Sample among the k likeliest tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample within this probability mass.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    threads: ThreadsOption = os.cpu_count() or 1,
+    threads: ThreadsOption = CORES,
     as_json: JsonFlag = False,
 ) -> None:
     """Ask a bundle.
