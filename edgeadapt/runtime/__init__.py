@@ -1,0 +1,1 @@
+"""Running a bundle: sessions, cache, adapters, generation, classification. Needs numpy, onnxruntime and tokenizers."""

@@ -1,0 +1,138 @@
+"""An adapter of a bundle as the base graph sees it: values for its inputs. Loading one is reading one small file.
+
+    direction   its own graph turns the prompt's pooled embedding and a task id into the inputs:  (pool, task) -> r, gains
+                Bound once per prompt. Switching the task is another task id.
+    lowrank     its factors are the inputs. Modules that the base graph packs into one product share one pair:
+                    A = [A_1 | A_2 ...]  [d, R]      B = block rows  [R, width],  B_i's columns from its offset on
+                so that x A B adds x A_i B_i to the columns of module i and nothing to the others.
+    merged      lives in the base weights: no inputs, nothing to switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+from safetensors import safe_open
+
+from edgeadapt.bundle import AdapterEntry, Bundle, LowRankPart
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.tasks import TaskSpec
+
+Feeds = Mapping[str, ort.OrtValue]
+Pool = Callable[[Sequence[int]], np.ndarray]
+MakeSession = Callable[[Path], ort.InferenceSession]
+
+
+class Adapter(Protocol):
+    """What the engine asks of an adapter."""
+
+    name: str
+    tasks: tuple[TaskSpec, ...]
+
+    def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
+        """Values of the base graph's adapter inputs for one prompt, asked as task number `task` of this adapter."""
+        ...
+
+
+class DirectionAdapter:
+    """A direction per prompt, from the adapter's own graph: pool [1, d] float32, task [1] int64 -> adapter inputs."""
+
+    def __init__(self, entry: AdapterEntry, session: ort.InferenceSession, pool: Pool) -> None:
+        self.name = entry.name
+        self.tasks = entry.tasks
+        self._session = session
+        self._pool = pool
+        self._names = [item.name for item in session.get_outputs()]
+
+    def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
+        if task is None:
+            if len(self.tasks) != 1:
+                known = ", ".join(item.name for item in self.tasks)
+                raise EdgeAdaptError(f"adapter {self.name} acts by task; choose one with --task: {known}")
+            task = 0
+        return self.direction(self._pool(ids), task)
+
+    def direction(self, pool: np.ndarray, task: int) -> Feeds:
+        """The adapter inputs for a pooled embedding [1, d] float32."""
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("pool", np.ascontiguousarray(pool, dtype=np.float32))
+        binding.bind_cpu_input("task", np.array([task], dtype=np.int64))
+        for name in self._names:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        return dict(zip(self._names, binding.get_outputs(), strict=True))
+
+
+class LowRankAdapter:
+    """Factors that do not depend on the prompt or the task: put together once, bound as they are."""
+
+    def __init__(self, entry: AdapterEntry, weights: Path, inputs: Mapping[str, str]) -> None:
+        self.name = entry.name
+        self.tasks = entry.tasks
+        with safe_open(str(weights), framework="numpy") as tensors:
+            values = {
+                name: array
+                for part in entry.parts
+                for name, array in pack(part, tensors.get_tensor).items()
+            }
+        missing = sorted(set(values) - set(inputs))
+        if missing:
+            raise EdgeAdaptError(f"{weights}: the base graph has no input {missing[0]!r}; this is another model's adapter")
+        self._feeds = {
+            name: ort.OrtValue.ortvalue_from_numpy(array.astype(dtype_of(inputs[name]))) for name, array in values.items()
+        }
+
+    def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
+        return self._feeds
+
+
+class StillAdapter:
+    """An adapter that is part of the base weights."""
+
+    def __init__(self, entry: AdapterEntry) -> None:
+        self.name = entry.name
+        self.tasks = entry.tasks
+
+    def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
+        return {}
+
+
+def load(entry: AdapterEntry, bundle: Bundle, inputs: Mapping[str, str], pool: Pool, session: MakeSession) -> Adapter:
+    """Load an adapter of a bundle.
+
+    Args:
+        inputs: the base graph's inputs and their types, as ONNX Runtime names them ("tensor(float)").
+        pool: token ids -> mean embedding [1, d] float32.
+        session: makes a session for the adapter's own small graph.
+    """
+    if entry.kind == "direction":
+        return DirectionAdapter(entry, session(bundle.path(entry.graph)), pool)
+    if entry.kind == "lowrank":
+        return LowRankAdapter(entry, bundle.path(entry.weights), inputs)
+    return StillAdapter(entry)
+
+
+def pack(part: LowRankPart, tensor: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
+    """The two inputs of one packed product: A [d, R] and B [R, width] float32, from its blocks' A_i [d, r_i], B_i [r_i, m_i]."""
+    pairs = [(tensor(block.a), tensor(block.b), block.offset) for block in part.blocks]
+    rank = sum(a.shape[1] for a, _, _ in pairs)
+    packed = np.zeros((rank, part.width), dtype=np.float32)
+    row = 0
+    for a, b, offset in pairs:
+        if a.shape[1] != b.shape[0] or offset + b.shape[1] > part.width:
+            raise EdgeAdaptError(f"{part.a_input}: factors {a.shape} and {b.shape} at {offset} do not fit width {part.width}")
+        packed[row : row + b.shape[0], offset : offset + b.shape[1]] = b
+        row += b.shape[0]
+    return {part.a_input: np.concatenate([a for a, _, _ in pairs], axis=1).astype(np.float32), part.b_input: packed}
+
+
+def dtype_of(kind: str) -> type[np.floating]:
+    """NumPy's type for ONNX Runtime's name of it."""
+    kinds: dict[str, type[np.floating]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    if kind not in kinds:
+        raise EdgeAdaptError(f"adapter inputs are float32 or float16, not {kind}")
+    return kinds[kind]

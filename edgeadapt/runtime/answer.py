@@ -1,0 +1,103 @@
+"""What `edgeadapt run` does: read a prompt or lines of standard input, answer each, print the answer.
+
+    a classification task     label, then each choice's probability
+    a generation task         the task's prompt around the text; text as it is generated
+    no task                   the model's chat format around the text; text as it is generated
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.runtime.classify import Classification
+from edgeadapt.runtime.engine import Engine
+from edgeadapt.runtime.generate import Sampling
+from edgeadapt.tasks import TaskSpec, encode_prompt
+
+STDIN = "-"
+
+
+def answer(
+    bundle: Path,
+    prompt: str,
+    *,
+    adapter: str | None = None,
+    task: str | None = None,
+    sampling: Sampling | None = None,
+    threads: int = 1,
+    as_json: bool = False,
+    source: TextIO | None = None,
+    sink: TextIO | None = None,
+) -> None:
+    """Answer `prompt`, or every non-empty line of `source` (standard input) when it is "-", on `sink` (standard output).
+
+    Args:
+        adapter: adapter to use. Without it: the one that knows `task`; without both, the bare backbone answers.
+        as_json: one JSON object per prompt and line, instead of text.
+
+    Raises:
+        EdgeAdaptError: unknown adapter or task (the known ones are listed), empty or too long text.
+    """
+    out = sys.stdout if sink is None else sink
+    if prompt != STDIN and not prompt.strip():
+        raise EdgeAdaptError("the prompt is empty; give some text, or '-' to read standard input")
+    engine = Engine.open(bundle, threads=threads)
+    if adapter is not None:
+        engine.use(adapter)
+    spec = engine.task(task) if task is not None else None
+    for text in [prompt] if prompt != STDIN else lines(sys.stdin if source is None else source):
+        for piece in reply(engine, spec, text, sampling or Sampling(), as_json):
+            out.write(piece)
+            out.flush()
+
+
+def reply(engine: Engine, task: TaskSpec | None, text: str, sampling: Sampling, as_json: bool) -> Iterator[str]:
+    """The pieces of text that answer one prompt; they end with a newline."""
+    if task is not None and task.kind == "classification":
+        found = engine.classify(text)
+        yield (json.dumps({"text": text, **found.to_json()}, ensure_ascii=False) if as_json else render(found)) + "\n"
+        return
+    codec = engine.codec
+    if task is not None:
+        ids = encode_prompt(task, text, codec.encode)
+    else:
+        ids = codec.chat([{"role": "user", "content": text}])
+    made: list[int] = []
+
+    def counted() -> Iterator[int]:
+        for token in engine.generate(ids, sampling):
+            made.append(token)
+            yield token
+
+    if not as_json:
+        yield from codec.stream(counted())
+        yield "\n"
+        return
+    for _ in counted():
+        pass
+    result: dict[str, Any] = {
+        "text": text,
+        "task": task.name if task else None,
+        "answer": codec.decode(made),
+        "prompt_tokens": len(ids),
+        "new_tokens": len(made),
+    }
+    yield json.dumps(result, ensure_ascii=False) + "\n"
+
+
+def render(found: Classification) -> str:
+    """A label and its probabilities, likeliest first, on one line."""
+    ranked = sorted(found.probabilities.items(), key=lambda item: -item[1])
+    return f"{found.label}\t" + "  ".join(f"{choice} {share:.3f}" for choice, share in ranked)
+
+
+def lines(source: TextIO) -> Iterator[str]:
+    """Lines without their ends, as they arrive; blank ones are passed over."""
+    for line in source:
+        if line.strip():
+            yield line.rstrip("\r\n")

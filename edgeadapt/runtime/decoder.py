@@ -1,0 +1,191 @@
+"""One decoder session, its cache and its bindings: the whole loop that generation and classification share.
+
+    prefill(ids)      logits after the last prompt token       [V] float32
+    step(id)          logits after one more token              [V] float32
+    continuation(ids) log p(ids_i | all before), the cache left where it was
+
+A prompt goes through the graph in pieces of at most `chunk` tokens, because the graph returns logits for every position
+(chunk x V x 4 bytes: 12.6 MB for 64 tokens of a 49,152-word vocabulary, whatever the prompt's length).
+Choices are scored one after the other from the same cache position. Scoring them as one batch is not open to us:
+GroupQueryAttention on the CPU takes several new tokens behind a past for a batch of one only, and a batch would copy the
+prompt's keys and values once per choice, while going back in the cache costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnxruntime as ort
+
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.runtime.kv_cache import PAST, KvCache, KvLayout
+
+IDS, MASK, LOGITS = "input_ids", "attention_mask", "logits"
+
+
+class Decoder:
+    """A decoder graph of the bundle format, batch 1.
+
+    Args:
+        session: the graph; inputs input_ids, attention_mask, past_key_values.*, and `adapter_inputs`.
+        adapter_inputs: names of the further inputs; each is zero (no effect) until `feed` gives it a value.
+        context_length: most tokens, prompt and answer together.
+        chunk: most prompt tokens per run.
+    """
+
+    def __init__(
+        self, session: ort.InferenceSession, *, adapter_inputs: Sequence[str], context_length: int, chunk: int = 64
+    ) -> None:
+        self._session = session
+        inputs = session.get_inputs()
+        self._layout = KvLayout.of(inputs)
+        self.adapter_inputs = tuple(adapter_inputs)
+        known = {IDS, MASK, *self.adapter_inputs}
+        strange = sorted(item.name for item in inputs if item.name not in known and not item.name.startswith(PAST))
+        missing = sorted(known - {item.name for item in inputs})
+        if strange or missing:
+            raise EdgeAdaptError(
+                f"the graph's inputs differ from its manifest: unknown {strange}, missing {missing}; export it again"
+            )
+        vocabulary = next(item.shape[-1] for item in session.get_outputs() if item.name == LOGITS)
+        if not isinstance(vocabulary, int):
+            raise EdgeAdaptError("the graph does not say how large its vocabulary is; export it again")
+        self.vocabulary_size = vocabulary
+        self.context_length = context_length
+        self.chunk = chunk
+        self._zeros = {item.name: zero_of(item) for item in inputs if item.name in self.adapter_inputs}
+        self._mask = np.ones((1, context_length), dtype=np.int64)
+        self._step_ids = np.zeros((1, 1), dtype=np.int64)
+        self._step_logits = np.zeros((1, 1, vocabulary), dtype=np.float32)
+        self._many_logits = np.zeros((1, 0, vocabulary), dtype=np.float32)
+        self._step_binding = session.io_binding()
+        self._step_binding.bind_input(IDS, "cpu", 0, np.int64, (1, 1), self._step_ids.ctypes.data)
+        self._step_binding.bind_output(LOGITS, "cpu", 0, np.float32, (1, 1, vocabulary), self._step_logits.ctypes.data)
+        self._many_binding = session.io_binding()
+        self._fed: dict[str, ort.OrtValue] = {}
+        self._cache = KvCache(self._layout, 0)
+        self._last: np.ndarray | None = None
+        self.feed({})
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return self._cache.length
+
+    def feed(self, values: Mapping[str, ort.OrtValue]) -> None:
+        """Bind the adapter's inputs, until the next call. Those not given become zero."""
+        unknown = sorted(set(values) - set(self.adapter_inputs))
+        if unknown:
+            raise EdgeAdaptError(f"the graph has no input {unknown[0]!r}; this adapter belongs to another graph")
+        self._fed = {**self._zeros, **values}  # kept: a binding does not own what it is given
+        for binding in (self._step_binding, self._many_binding):
+            for name, value in self._fed.items():
+                binding.bind_ortvalue_input(name, value)
+
+    def prefill(self, ids: Sequence[int], room: int = 0) -> np.ndarray:
+        """Start anew with a prompt, and keep room for `room` more tokens.
+
+        Returns:
+            Logits after its last token, [V] float32; valid until the next call.
+        """
+        tokens = self._checked(ids)
+        needed = len(tokens) + room
+        if needed > self.context_length:
+            raise EdgeAdaptError(
+                f"the prompt has {len(tokens)} tokens, and {room} more are asked for; the model takes "
+                f"{self.context_length} altogether. Shorten the text or lower --max-new-tokens"
+            )
+        if needed > self._cache.capacity:
+            self._cache = KvCache(self._layout, needed)
+            for binding in (self._step_binding, self._many_binding):
+                self._cache.bind(binding)
+        self._cache.truncate(0)
+        for start in range(0, len(tokens), self.chunk):
+            logits = self._run(tokens[start : start + self.chunk])
+        self._last = logits[-1].copy()
+        return self._last
+
+    def step(self, token: int) -> np.ndarray:
+        """Append one token. Returns the logits after it, [V] float32; valid until the next call."""
+        self._cache.check(1)
+        self._step_ids[0, 0] = token
+        self._bind_length(self._step_binding, self._cache.length + 1)
+        self._execute(self._step_binding)
+        self._cache.advance(1)
+        self._last = None
+        return self._step_logits[0, 0]
+
+    def continuations(self, choices: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Token log-probabilities of each choice, as it follows the prompt just given to `prefill`.
+
+        The last token of a choice is never run: its probability comes from the logits before it. So a choice of one
+        token costs nothing, and choices that differ in their last token alone share one run.
+
+        Returns:
+            One array per choice, (tokens of the choice,) float64.
+        """
+        if self._last is None:
+            raise EdgeAdaptError("score choices directly after prefill")
+        prompt = self._cache.length
+        first = log_softmax(self._last)
+        rows: dict[tuple[int, ...], np.ndarray] = {}
+        scored = []
+        for choice in choices:
+            tokens = self._checked(choice)
+            run = tuple(int(token) for token in tokens[:-1])
+            if run and run not in rows:
+                rows[run] = log_softmax(self._run(tokens[:-1]))
+                self._cache.truncate(prompt)
+            later = rows[run] if run else np.empty((0, self.vocabulary_size))
+            picked = [first[tokens[0]], *(row[token] for row, token in zip(later, tokens[1:], strict=True))]
+            scored.append(np.array(picked))
+        return scored
+
+    def _run(self, tokens: np.ndarray) -> np.ndarray:
+        """Append tokens [T] int64; returns logits [T, V], valid until the next call."""
+        count = len(tokens)
+        self._cache.check(count)
+        if self._many_logits.shape[1] < count:
+            self._many_logits = np.empty((1, max(count, 8), self.vocabulary_size), dtype=np.float32)
+        binding, logits = self._many_binding, self._many_logits
+        binding.bind_input(IDS, "cpu", 0, np.int64, (1, count), tokens.ctypes.data)
+        binding.bind_output(LOGITS, "cpu", 0, np.float32, (1, count, self.vocabulary_size), logits.ctypes.data)
+        self._bind_length(binding, self._cache.length + count)
+        self._execute(binding)
+        self._cache.advance(count)
+        return logits[0, :count]
+
+    def _bind_length(self, binding: ort.IOBinding, length: int) -> None:
+        binding.bind_input(MASK, "cpu", 0, np.int64, (1, length), self._mask.ctypes.data)
+
+    def _execute(self, binding: ort.IOBinding) -> None:
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # the runtime raises classes of its own
+            raise EdgeAdaptError(f"the model failed while running: {' '.join(str(error).split())}") from None
+
+    def _checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        tokens = np.ascontiguousarray(ids, dtype=np.int64)
+        if tokens.ndim != 1 or not len(tokens):
+            raise EdgeAdaptError("there are no tokens to run: the text is empty")
+        if tokens.min() < 0 or tokens.max() >= self.vocabulary_size:
+            raise EdgeAdaptError(f"token {tokens.max()} is outside the model's vocabulary of {self.vocabulary_size}")
+        return tokens
+
+
+def zero_of(item: ort.NodeArg) -> ort.OrtValue:
+    """The value of an adapter input that changes nothing: zeros, with 1 for every dimension left open."""
+    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    if item.type not in kinds:
+        raise EdgeAdaptError(f"adapter input {item.name} is {item.type}; float32 or float16 is wanted")
+    shape = [size if isinstance(size, int) else 1 for size in item.shape]
+    return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=kinds[item.type]))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """log p over the last axis: [..., V] float32 -> [..., V] float64."""
+    values = logits.astype(np.float64)
+    values -= values.max(axis=-1, keepdims=True)
+    values -= np.log(np.exp(values).sum(axis=-1, keepdims=True))
+    return values

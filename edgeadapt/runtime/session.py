@@ -1,0 +1,61 @@
+"""The one place where ONNX Runtime sessions are made, so that every session of the product is set up alike.
+
+Threads are always explicit. Their spinning is off unless asked for: a waiting thread that spins eats a battery and, on a
+board without a fan, heats the cores that do the work. The arena stays on (each decode step needs the same few buffers),
+memory patterns are off: they pay for shapes that repeat, and the length of a conversation never does.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import onnxruntime as ort
+
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.ops.library import library_path
+
+Ops = Literal["auto", "off"]
+OFF = "off"
+SWITCH = "EDGEADAPT_OPS"
+
+
+def ops_wanted(ops: Ops = "auto") -> bool:
+    """Whether the op library is to be used: not if the caller or the environment (EDGEADAPT_OPS=off) says off."""
+    return ops != OFF and os.environ.get(SWITCH, "auto").strip().lower() != OFF
+
+
+def create(
+    path: Path, *, threads: int, spinning: bool = False, ops: Ops = "auto", optimised: Path | None = None
+) -> ort.InferenceSession:
+    """A CPU session of the graph at `path`.
+
+    Args:
+        threads: threads that one operation may use; operations themselves run one after the other.
+        spinning: whether idle threads busy-wait. Faster to wake, at the cost of energy.
+        ops: "auto" registers our kernels if their library is installed; "off" runs the function bodies.
+        optimised: where to write the graph as the runtime runs it. For looking at; never ship it.
+
+    Raises:
+        EdgeAdaptError: the graph cannot be loaded by this ONNX Runtime.
+    """
+    if threads < 1:
+        raise EdgeAdaptError(f"threads is {threads}; give 1 or more")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    library = library_path() if ops_wanted(ops) else None
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime raises a dozen classes of its own, all meaning: this file will not do
+        reason = " ".join(str(error).split())
+        raise EdgeAdaptError(f"{path}: ONNX Runtime {ort.__version__} cannot load it ({reason})") from None
