@@ -1,0 +1,1 @@
+"""Where backbone graphs come from: one module per kind of model."""

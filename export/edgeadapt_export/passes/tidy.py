@@ -1,0 +1,38 @@
+"""What is in a graph and not needed in a file.
+
+Rule    Drop doc strings, per-node metadata, the producer's own metadata, value annotations of dead values, nodes and
+        initializers that nothing uses, and imports of domains without a node. Names stay: they are the map of the graph.
+Needs   Nothing.
+Leaves  The same outputs from the same inputs, bit for bit.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgeadapt_export.passes.common import drop_dead_nodes, drop_unused_initializers
+
+
+class Tidy(ir.passes.InPlacePass):
+    """See the module's docstring."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        self._interface = _interface(model)
+        common.ClearMetadataAndDocStringPass()(model)
+        drop_dead_nodes(model)
+        drop_unused_initializers(model)
+        model.metadata_props.clear()
+        model.doc_string = None
+        used = {node.domain for node in model.graph} | {"" if not domain else domain for domain, _, _ in model.functions}
+        for domain in [domain for domain in model.opset_imports if domain and domain not in used]:
+            del model.opset_imports[domain]
+        return ir.passes.PassResult(model, True)
+
+    def ensures(self, model: ir.Model) -> None:
+        if _interface(model) != self._interface:
+            raise ir.passes.PostconditionError("the graph's inputs or outputs changed")
+
+
+def _interface(model: ir.Model) -> tuple[list[str | None], list[str | None]]:
+    return [value.name for value in model.graph.inputs], [value.name for value in model.graph.outputs]
