@@ -1,0 +1,120 @@
+// LowRankUpdate: z = y + (x A) B, or z = y + (x A[i]) B[i] with i = index[batch row].
+//
+//   y  float32 [Bt, T, m]     x  float32 [Bt, T, d]     A  [d, r] or [n, d, r]     B  [r, m] or [n, r, m]
+//   index  int64 [Bt], 0 <= index < n                   z  float32 [Bt, T, m]
+//
+// A and B are both float32 or both float16; float16 is widened to float32 exactly. Per row: h = x A (r numbers), then r
+// scaled additions of B's rows.
+#include "ops.h"
+
+namespace edgeadapt {
+namespace {
+
+void Axpy(const Vectors& v, const float* y, float c, const float* x, float* z, size_t n) { v.axpy(y, c, x, z, n); }
+void Axpy(const Vectors& v, const float* y, float c, const Half* x, float* z, size_t n) { v.axpy_half(y, c, x, z, n); }
+void VectorMatrix(const Vectors& v, const float* x, const float* A, float* h, size_t n, size_t r) {
+  v.vector_matrix(x, A, h, n, r);
+}
+void VectorMatrix(const Vectors& v, const float* x, const Half* A, float* h, size_t n, size_t r) {
+  v.vector_matrix_half(x, A, h, n, r);
+}
+
+struct Sizes {
+  size_t tokens, d, r, m;
+};
+
+// One row of z; h is room for r numbers.
+template <class Factor>
+void UpdateRow(const Vectors& v, const Sizes& s, const float* y, const float* x, const Factor* A, const Factor* B,
+               float* h, float* z) {
+  VectorMatrix(v, x, A, h, s.d, s.r);
+  const float* from = y;
+  for (size_t k = 0; k < s.r; ++k) {
+    Axpy(v, from, h[k], B + k * s.m, z, s.m);
+    from = z;
+  }
+}
+
+struct LowRankUpdate {
+  static constexpr const char* kName = "LowRankUpdate";
+  static constexpr Input kInputs[] = {
+      {"y", kFloat}, {"x", kFloat}, {"A", kAny}, {"B", kAny}, {"index", kInt64, kOptional}};
+  static constexpr int kInPlace = 0;
+  static constexpr int64_t kMostRank = 1024;
+
+  const Vectors* vectors;
+
+  OrtStatus* Compute(Context& context) const {
+    Tensor y, x, A, B, index;
+    if (OrtStatus* status = context.Get(0, kInputs[0], &y)) return status;
+    if (OrtStatus* status = context.Get(1, kInputs[1], &x)) return status;
+    if (OrtStatus* status = context.Get(2, kInputs[2], &A)) return status;
+    if (OrtStatus* status = context.Get(3, kInputs[3], &B)) return status;
+    if (OrtStatus* status = context.Get(4, kInputs[4], &index)) return status;
+    if (OrtStatus* status = Check(context, y, x, A, B, index)) return status;
+    float* z = nullptr;
+    if (OrtStatus* status = context.Output(y, &z)) return status;
+    return A.type == kHalf ? Update<Half>(context, y, x, A, B, index, z)
+                           : Update<float>(context, y, x, A, B, index, z);
+  }
+
+  OrtStatus* Check(const Context& context, const Tensor& y, const Tensor& x, const Tensor& A, const Tensor& B,
+                   const Tensor& index) const {
+    if ((A.type != kFloat && A.type != kHalf) || A.type != B.type) {
+      return context.Invalid("inputs 'A' and 'B' must both be float32 or both float16, not element types %d and %d",
+                             static_cast<int>(A.type), static_cast<int>(B.type));
+    }
+    const int64_t any[] = {-1, -1, -1};
+    if (OrtStatus* status = context.Expect(y, "y", 3, any)) return status;
+    const int64_t x_shape[] = {y.shape[0], y.shape[1], -1};
+    if (OrtStatus* status = context.Expect(x, "x", 3, x_shape)) return status;
+    const size_t table = index ? 1 : 0;  // with an index the factors have a leading axis of n adapters
+    const int64_t A_shape[] = {-1, x.shape[2], -1};
+    if (OrtStatus* status = context.Expect(A, "A", 2 + table, A_shape + 1 - table)) return status;
+    const int64_t n = index ? A.shape[0] : 1, r = A.shape[1 + table];
+    if (r > kMostRank) {
+      return context.Invalid("input 'A' has rank r = %lld; %lld is the most", static_cast<long long>(r),
+                             static_cast<long long>(kMostRank));
+    }
+    const int64_t B_shape[] = {n, r, y.shape[2]};
+    if (OrtStatus* status = context.Expect(B, "B", 2 + table, B_shape + 1 - table)) return status;
+    if (!index) return nullptr;
+    if (OrtStatus* status = context.Expect(index, "index", 1, y.shape)) return status;
+    for (size_t i = 0; i < index.dim(0); ++i) {
+      const int64_t chosen = index.as<int64_t>()[i];
+      if (chosen < 0 || chosen >= n) {
+        return context.Invalid("index[%zu] is %lld; there are %lld adapters", i, static_cast<long long>(chosen),
+                               static_cast<long long>(n));
+      }
+    }
+    return nullptr;
+  }
+
+  template <class Factor>
+  OrtStatus* Update(Context& context, const Tensor& y, const Tensor& x, const Tensor& A, const Tensor& B,
+                    const Tensor& index, float* z) const {
+    const Sizes s{y.dim(1), x.dim(2), A.dim(A.rank - 1), y.dim(2)};
+    const size_t rows = y.dim(0) * s.tokens;
+    const float* y_data = y.as<float>();
+    if (s.r == 0) {
+      if (z != y_data) {
+        for (size_t i = 0; i < rows * s.m; ++i) z[i] = y_data[i];
+      }
+      return nullptr;
+    }
+    return context.For(rows, rows * s.r * (s.d + s.m), [&](size_t begin, size_t end) {
+      float h[kMostRank];
+      for (size_t row = begin; row < end; ++row) {
+        const size_t chosen = index ? static_cast<size_t>(index.as<int64_t>()[row / s.tokens]) : 0;
+        UpdateRow(*vectors, s, y_data + row * s.m, x.as<float>() + row * s.d, A.as<Factor>() + chosen * s.d * s.r,
+                  B.as<Factor>() + chosen * s.r * s.m, h, z + row * s.m);
+      }
+    });
+  }
+};
+
+}  // namespace
+
+OrtCustomOp* MakeLowRankUpdate(const OrtApi* api) { return MakeOp<LowRankUpdate>(api); }
+
+}  // namespace edgeadapt

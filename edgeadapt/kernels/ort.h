@@ -1,0 +1,289 @@
+// A thin layer over ONNX Runtime's C API for the ops of this library.
+//
+// Nothing here throws: the library is compiled without exceptions, and every failure travels as an OrtStatus that says
+// which input is wrong and what would be right. A kernel is a plain struct
+//
+//     struct Kernel {
+//       static constexpr const char* kName = "RankOneUpdate";
+//       static constexpr Input kInputs[] = {{"y", kFloat}, {"b", kFloat, kOptional}};
+//       static constexpr int kInPlace = 0;             // the input whose buffer the output may reuse, or -1
+//       OrtStatus* Compute(Context& context) const;    // one float output, shaped like input 0
+//     };
+//
+// and Op<Kernel> makes the OrtCustomOp of it.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+#include <cstdarg>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+
+#include "vectors.h"
+
+namespace edgeadapt {
+
+constexpr ONNXTensorElementDataType kAny = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+constexpr ONNXTensorElementDataType kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+constexpr ONNXTensorElementDataType kHalf = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+constexpr ONNXTensorElementDataType kInt64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+constexpr ONNXTensorElementDataType kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+constexpr ONNXTensorElementDataType kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+
+constexpr bool kOptional = true;
+
+struct Input {
+  const char* name;
+  ONNXTensorElementDataType type;
+  bool optional = false;
+};
+
+// An input as the kernel sees it. `data` is null exactly if an optional input was left out.
+struct Tensor {
+  static constexpr size_t kMaxRank = 8;
+
+  const void* data = nullptr;
+  ONNXTensorElementDataType type = kAny;
+  size_t rank = 0;
+  int64_t shape[kMaxRank] = {};
+
+  explicit operator bool() const { return data != nullptr; }
+  template <class T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
+  size_t dim(size_t i) const { return static_cast<size_t>(shape[i]); }
+  size_t size() const {  // ONNX Runtime has checked that this product fits
+    size_t n = 1;
+    for (size_t i = 0; i < rank; ++i) n *= dim(i);
+    return n;
+  }
+};
+
+// What one Compute call may do: read inputs, make the output, split work over the runtime's own threads.
+class Context {
+ public:
+  Context(const OrtApi& api, OrtKernelContext* context, const char* op) : api_(api), context_(context), op_(op) {}
+
+  // "<op>: <message>", formatted as printf does.
+  OrtStatus* Invalid(const char* format, ...) const __attribute__((format(printf, 2, 3))) {
+    char message[320];
+    int used = std::snprintf(message, sizeof message, "%s: ", op_);
+    va_list args;
+    va_start(args, format);
+    if (used > 0 && static_cast<size_t>(used) < sizeof message) {
+      std::vsnprintf(message + used, sizeof message - static_cast<size_t>(used), format, args);
+    }
+    va_end(args);
+    return api_.CreateStatus(ORT_INVALID_ARGUMENT, message);
+  }
+
+  OrtStatus* OutOfMemory() const { return api_.CreateStatus(ORT_FAIL, "edgeadapt: out of memory"); }
+
+  // Input `index`, its element type checked against `input.type` unless that is kAny.
+  OrtStatus* Get(size_t index, const Input& input, Tensor* tensor) const {
+    *tensor = Tensor{};
+    size_t count = 0;
+    if (OrtStatus* status = api_.KernelContext_GetInputCount(context_, &count)) return status;
+    const OrtValue* value = nullptr;
+    if (index < count) {
+      if (OrtStatus* status = api_.KernelContext_GetInput(context_, index, &value)) return status;
+    }
+    if (value == nullptr) return input.optional ? nullptr : Invalid("input '%s' is missing", input.name);
+    OrtTensorTypeAndShapeInfo* info = nullptr;
+    if (OrtStatus* status = api_.GetTensorTypeAndShape(value, &info)) return status;
+    OrtStatus* status = Describe(info, input, tensor);
+    api_.ReleaseTensorTypeAndShapeInfo(info);
+    if (status != nullptr) return status;
+    // The C API has no const accessor before 1.22; the buffer is only read.
+    void* data = nullptr;
+    status = api_.GetTensorMutableData(const_cast<OrtValue*>(value), &data);
+    if (status != nullptr) return status;
+    static const char empty = 0;  // an empty tensor is there, though it owns no memory
+    tensor->data = data != nullptr ? data : &empty;
+    return nullptr;
+  }
+
+  // Refuses a tensor whose rank or dimensions are not these; -1 accepts any size.
+  OrtStatus* Expect(const Tensor& tensor, const char* name, size_t rank, const int64_t* shape) const {
+    bool right = tensor.rank == rank;
+    for (size_t i = 0; right && i < rank; ++i) right = shape[i] < 0 || shape[i] == tensor.shape[i];
+    if (right) return nullptr;
+    char is[96], should[96];
+    return Invalid("input '%s' has shape %s, expected %s", name, Print(tensor.shape, tensor.rank, is, sizeof is),
+                   Print(shape, rank, should, sizeof should));
+  }
+
+  OrtStatus* Output(const Tensor& like, float** data) const {
+    OrtValue* value = nullptr;
+    if (OrtStatus* status = api_.KernelContext_GetOutput(context_, 0, like.shape, like.rank, &value)) return status;
+    void* raw = nullptr;
+    if (OrtStatus* status = api_.GetTensorMutableData(value, &raw)) return status;
+    *data = static_cast<float*>(raw);
+    return nullptr;
+  }
+
+  // body(begin, end) over pieces of [0, total); in parallel if `work` (multiply-adds of the whole) is worth it.
+  template <class Body>
+  OrtStatus* For(size_t total, size_t work, const Body& body) const {
+    constexpr size_t kPieceWork = size_t{1} << 15;  // about 10 us: well above the cost of waking a thread
+    constexpr size_t kMostPieces = 64;
+    size_t pieces = work / kPieceWork;
+    if (pieces > kMostPieces) pieces = kMostPieces;
+    if (pieces > total) pieces = total;
+    if (pieces < 2) {
+      body(size_t{0}, total);
+      return nullptr;
+    }
+    struct Split {
+      const Body& body;
+      size_t total, pieces;
+    } split{body, total, pieces};
+    const auto call = [](void* data, size_t piece) {
+      const Split& s = *static_cast<const Split*>(data);
+      s.body(s.total * piece / s.pieces, s.total * (piece + 1) / s.pieces);
+    };
+    return api_.KernelContext_ParallelFor(context_, call, pieces, 0, &split);
+  }
+
+ private:
+  OrtStatus* Describe(const OrtTensorTypeAndShapeInfo* info, const Input& input, Tensor* tensor) const {
+    if (OrtStatus* status = api_.GetTensorElementType(info, &tensor->type)) return status;
+    if (input.type != kAny && tensor->type != input.type) {
+      return Invalid("input '%s' has element type %d, expected %d (onnx.TensorProto numbering)", input.name,
+                     static_cast<int>(tensor->type), static_cast<int>(input.type));
+    }
+    if (OrtStatus* status = api_.GetDimensionsCount(info, &tensor->rank)) return status;
+    if (tensor->rank > Tensor::kMaxRank) {
+      return Invalid("input '%s' has rank %zu; %zu is the most", input.name, tensor->rank, Tensor::kMaxRank);
+    }
+    return api_.GetDimensions(info, tensor->shape, tensor->rank);
+  }
+
+  static const char* Print(const int64_t* shape, size_t rank, char* text, size_t room) {
+    size_t used = 0;
+    const auto put = [&](const char* format, long long value) {
+      const int n = std::snprintf(text + used, room - used, format, value);
+      if (n > 0) used = used + static_cast<size_t>(n) < room ? used + static_cast<size_t>(n) : room - 1;
+    };
+    put("[", 0);
+    for (size_t i = 0; i < rank; ++i) {
+      if (i > 0) put(",", 0);
+      if (shape[i] < 0) {
+        put("*", 0);
+      } else {
+        put("%lld", static_cast<long long>(shape[i]));
+      }
+    }
+    put("]", 0);
+    return text;
+  }
+
+  const OrtApi& api_;
+  OrtKernelContext* context_;
+  const char* op_;
+};
+
+// An object on the C heap, or null. operator new would bring libstdc++'s exception machinery, and with it a newer glibc.
+template <class T, class... Args>
+T* Make(Args&&... args) {
+  void* memory = std::malloc(sizeof(T));
+  return memory != nullptr ? new (memory) T{static_cast<Args&&>(args)...} : nullptr;
+}
+
+// Float scratch that lives for one Compute call; `ok()` is false when there was no memory.
+class Scratch {
+ public:
+  explicit Scratch(size_t count) : data_(static_cast<float*>(std::malloc(count * sizeof(float)))) {}
+  ~Scratch() { std::free(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  bool ok() const { return data_ != nullptr; }
+  float* get() const { return data_; }
+
+ private:
+  float* data_;
+};
+
+template <class Kernel>
+struct Op : OrtCustomOp {
+  struct State {
+    const OrtApi* api;
+    Kernel kernel;
+  };
+
+  Op() : OrtCustomOp{} {
+    version = ORT_API_VERSION;
+    GetName = [](const OrtCustomOp*) { return Kernel::kName; };
+    GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
+    GetInputTypeCount = [](const OrtCustomOp*) { return sizeof(Kernel::kInputs) / sizeof(Input); };
+    GetInputType = [](const OrtCustomOp*, size_t i) { return Kernel::kInputs[i].type; };
+    GetInputCharacteristic = [](const OrtCustomOp*, size_t i) {
+      return Kernel::kInputs[i].optional ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+    };
+    GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+    GetOutputTypeCount = [](const OrtCustomOp*) { return size_t{1}; };
+    GetOutputType = [](const OrtCustomOp*, size_t) { return kFloat; };
+    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+    GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
+    GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
+    GetStartVersion = [](const OrtCustomOp*) { return 1; };
+    GetEndVersion = [](const OrtCustomOp*) { return 1; };
+    CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo*, void** kernel) -> OrtStatusPtr {
+      const Vectors* vectors = SelectVectors();
+      if (vectors == nullptr) {
+        return api->CreateStatus(ORT_INVALID_ARGUMENT,
+                                 "EDGEADAPT_OPS_ISA names an instruction set that this processor or build lacks; "
+                                 "unset it to let the library choose");
+      }
+      *kernel = Make<State>(api, Kernel{vectors});
+      return *kernel != nullptr ? nullptr : api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
+    };
+    KernelComputeV2 = [](void* state, OrtKernelContext* raw) -> OrtStatusPtr {
+      const State& self = *static_cast<const State*>(state);
+      Context context(*self.api, raw, Kernel::kName);
+      return self.kernel.Compute(context);
+    };
+    KernelDestroy = [](void* state) { std::free(state); };  // State is trivially destructible
+    GetMayInplace = [](int** input, int** output) -> size_t {
+      if (Kernel::kInPlace < 0) return 0;
+      *input = static_cast<int*>(std::malloc(sizeof(int)));
+      *output = static_cast<int*>(std::malloc(sizeof(int)));
+      if (*input == nullptr || *output == nullptr) {
+        std::free(*input);
+        std::free(*output);
+        *input = *output = nullptr;
+        return 0;
+      }
+      **input = Kernel::kInPlace;
+      **output = 0;
+      return 1;
+    };
+    ReleaseMayInplace = [](int* input, int* output) {
+      std::free(input);
+      std::free(output);
+    };
+  }
+
+  // Every op of this library has one output, shaped like its first input. It needs an OrtApi, and InferOutputShapeFn is
+  // handed none: the registration knows it.
+  void InferShapesWith(const OrtApi* api) {
+    api_ = api;
+    InferOutputShapeFn = [](const OrtCustomOp* op, OrtShapeInferContext* context) -> OrtStatusPtr {
+      const OrtApi& ort = *static_cast<const Op*>(op)->api_;
+      OrtTensorTypeAndShapeInfo* info = nullptr;
+      if (OrtStatus* status = ort.ShapeInferContext_GetInputTypeShape(context, 0, &info)) return status;
+      return ort.ShapeInferContext_SetOutputTypeShape(context, 0, info);
+    };
+  }
+
+ private:
+  const OrtApi* api_ = nullptr;
+};
+
+}  // namespace edgeadapt

@@ -1,0 +1,75 @@
+// The library's single entry point: puts the ops of the domain "edgeadapt" into a session's options.
+#include <pthread.h>
+
+#include "ops.h"
+
+namespace edgeadapt {
+namespace {
+
+constexpr const char* kDomain = "edgeadapt";
+
+// A process may hold more than one copy of ONNX Runtime (its Python package and another engine's, for example). Each
+// gets its own domain and ops, made once and never released: they must outlive every session that uses them.
+struct Runtime {
+  const OrtApiBase* base;
+  OrtCustomOpDomain* domain;
+  Runtime* next;
+};
+
+pthread_mutex_t g_lock = PTHREAD_MUTEX_INITIALIZER;
+Runtime* g_runtimes = nullptr;
+
+OrtStatus* MakeDomain(const OrtApi* api, OrtCustomOpDomain** domain) {
+  using Maker = OrtCustomOp* (*)(const OrtApi*);
+  constexpr Maker kMakers[] = {MakeRankOneUpdate, MakeLowRankUpdate, MakeHimalayaDirection};
+  if (OrtStatus* status = api->CreateCustomOpDomain(kDomain, domain)) return status;
+  for (const Maker make : kMakers) {
+    const OrtCustomOp* op = make(api);
+    if (op == nullptr) return api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
+    if (OrtStatus* status = api->CustomOpDomain_Add(*domain, op)) return status;
+  }
+  return nullptr;
+}
+
+OrtStatus* FindOrMakeDomain(const OrtApiBase* base, const OrtApi* api, OrtCustomOpDomain** domain) {
+  for (const Runtime* runtime = g_runtimes; runtime != nullptr; runtime = runtime->next) {
+    if (runtime->base == base) {
+      *domain = runtime->domain;
+      return nullptr;
+    }
+  }
+  if (OrtStatus* status = MakeDomain(api, domain)) return status;
+  auto* runtime = Make<Runtime>(base, *domain, g_runtimes);
+  if (runtime == nullptr) return api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
+  g_runtimes = runtime;
+  return nullptr;
+}
+
+// The runtime is older than the headers: any older OrtApi begins with the same functions, CreateStatus among them.
+OrtStatus* TooOld(const OrtApiBase* base) {
+  for (uint32_t version = ORT_API_VERSION - 1; version > 0; --version) {
+    const OrtApi* api = base->GetApi(version);
+    if (api == nullptr) continue;
+    char message[160];
+    std::snprintf(message, sizeof message,
+                  "libedgeadapt_ops needs onnxruntime 1.%d or newer, this is %s: pip install -U onnxruntime, or set "
+                  "EDGEADAPT_OPS=off",
+                  ORT_API_VERSION, base->GetVersionString());
+    return api->CreateStatus(ORT_FAIL, message);
+  }
+  return nullptr;
+}
+
+}  // namespace
+}  // namespace edgeadapt
+
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
+                                                                                            const OrtApiBase* base) {
+  const OrtApi* api = base->GetApi(ORT_API_VERSION);
+  if (api == nullptr) return edgeadapt::TooOld(base);
+  OrtCustomOpDomain* domain = nullptr;
+  pthread_mutex_lock(&edgeadapt::g_lock);
+  OrtStatus* status = edgeadapt::FindOrMakeDomain(base, api, &domain);
+  pthread_mutex_unlock(&edgeadapt::g_lock);
+  return status != nullptr ? status : api->AddCustomOpDomain(options, domain);
+}

@@ -1,0 +1,59 @@
+// The SIMD layer: the few vector loops that the ops are made of, compiled once per instruction set and chosen at run
+// time. The library's baseline is what its platform guarantees (SSE2 on x86-64, NEON on ARMv8.0), so that no
+// instruction runs that the processor lacks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace edgeadapt {
+
+// IEEE binary16, kept apart from other 16-bit integers.
+struct Half {
+  uint16_t bits;
+};
+
+// float <- binary16, exact for every value (denormals, infinities and NaN included). Static: each instruction set compiles
+// its own copy, and the linker must not share one between them.
+static inline float ToFloat(Half h) {
+  const uint32_t magnitude = static_cast<uint32_t>(h.bits & 0x7FFFu) << 13;
+  const uint32_t sign = static_cast<uint32_t>(h.bits & 0x8000u) << 16;
+  uint32_t bits = magnitude + (112u << 23);           // rebias the exponent
+  if (magnitude >= 0x0F800000u) bits += 112u << 23;   // infinity or NaN: the exponent is all ones again
+  float value;
+  if (magnitude < 0x00800000u) {                      // zero or denormal: n * 2^-24
+    value = static_cast<float>(h.bits & 0x3FFu) * 0x1p-24f;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+  }
+  bits |= sign;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// All arrays may be unaligned; n may be zero; outputs may be the very same array as an input of the same role, but must
+// not overlap one partly.
+struct Vectors {
+  const char* name;
+
+  float (*dot)(const float* a, const float* b, size_t n);                         // sum_i a_i b_i
+  float (*dot_sum)(const float* a, const float* b, const float* r, size_t n);     // sum_i (a_i + b_i) r_i
+  float (*dot_int8)(const int8_t* w, const float* x, size_t n);                   // sum_i w_i x_i
+  void (*axpy)(const float* y, float c, const float* x, float* z, size_t n);      // z = y + c x
+  void (*axpy_half)(const float* y, float c, const Half* x, float* z, size_t n);  // z = y + c x
+  // h = x A: x (n), A (n, r) row-major, h (r)
+  void (*vector_matrix)(const float* x, const float* A, float* h, size_t n, size_t r);
+  void (*vector_matrix_half)(const float* x, const Half* A, float* h, size_t n, size_t r);
+};
+
+// The best set for this processor; or the one that the environment variable EDGEADAPT_OPS_ISA names (scalar, baseline,
+// avx2, avx512: for tests and measurements); null if that name is unknown or the processor lacks it.
+const Vectors* SelectVectors();
+
+extern const Vectors kVectorsScalar;
+extern const Vectors kVectorsBaseline;
+#if defined(__x86_64__)
+extern const Vectors kVectorsAvx2;
+extern const Vectors kVectorsAvx512;
+#endif
+
+}  // namespace edgeadapt

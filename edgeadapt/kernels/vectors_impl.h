@@ -1,0 +1,137 @@
+// The loops of vectors.h, written once with GCC's vector extensions. A file per instruction set sets
+//   EDGEADAPT_VECTORS  the table to define      EDGEADAPT_ISA  its name      EDGEADAPT_WIDTH  floats in one register
+// and includes this one; CMakeLists.txt gives that file its compiler flags. No include here may bring inline functions
+// of external linkage: the linker could pick the copy that was compiled for a newer processor.
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "vectors.h"
+
+#define EDGEADAPT_INLINE static inline __attribute__((always_inline))
+
+namespace edgeadapt {
+namespace {
+
+constexpr size_t W = EDGEADAPT_WIDTH;
+typedef float V __attribute__((vector_size(W * sizeof(float))));
+typedef float VUnaligned __attribute__((vector_size(W * sizeof(float)), aligned(alignof(float)), may_alias));
+typedef int8_t B __attribute__((vector_size(W)));
+typedef int8_t BUnaligned __attribute__((vector_size(W), aligned(1), may_alias));
+
+// Low-rank factors are 8, 16, 32 ... wide: eight columns at a time on every instruction set.
+constexpr size_t kBlock = 8;
+typedef float V8 __attribute__((vector_size(kBlock * sizeof(float))));
+typedef float V8Unaligned __attribute__((vector_size(kBlock * sizeof(float)), aligned(alignof(float)), may_alias));
+
+EDGEADAPT_INLINE V Load(const float* p) { return *reinterpret_cast<const VUnaligned*>(p); }
+EDGEADAPT_INLINE void Store(float* p, V v) { *reinterpret_cast<VUnaligned*>(p) = v; }
+EDGEADAPT_INLINE V Load(const int8_t* p) {
+  const B bytes = *reinterpret_cast<const BUnaligned*>(p);
+  return __builtin_convertvector(bytes, V);
+}
+
+EDGEADAPT_INLINE V8 Load8(const float* p) { return *reinterpret_cast<const V8Unaligned*>(p); }
+EDGEADAPT_INLINE V8 Load8(const Half* p) {
+#if defined(__F16C__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__aarch64__)
+  const float16x8_t halves = vreinterpretq_f16_u16(vld1q_u16(reinterpret_cast<const uint16_t*>(p)));
+  const float32x4_t parts[2] = {vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)};
+  V8 v;
+  __builtin_memcpy(&v, parts, sizeof v);
+  return v;
+#else
+  V8 v;
+  for (size_t i = 0; i < kBlock; ++i) v[i] = ToFloat(p[i]);
+  return v;
+#endif
+}
+EDGEADAPT_INLINE void Store8(float* p, V8 v) { *reinterpret_cast<V8Unaligned*>(p) = v; }
+
+EDGEADAPT_INLINE float One(const float* p) { return *p; }
+EDGEADAPT_INLINE float One(const int8_t* p) { return static_cast<float>(*p); }
+EDGEADAPT_INLINE float One(const Half* p) { return ToFloat(*p); }
+
+EDGEADAPT_INLINE float Sum(V v) {
+  float sum = 0.0f;
+  for (size_t i = 0; i < W; ++i) sum += v[i];
+  return sum;
+}
+
+// sum_i a(i) x_i, where a.at(i) is one number and a.vector(i) W of them. Four sums hide the latency of an addition.
+template <class A>
+EDGEADAPT_INLINE float DotOf(const A& a, const float* x, size_t n) {
+  V sums[4] = {};
+  size_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W) {
+    for (size_t k = 0; k < 4; ++k) sums[k] += a.vector(i + k * W) * Load(x + i + k * W);
+  }
+  for (; i + W <= n; i += W) sums[0] += a.vector(i) * Load(x + i);
+  float sum = Sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (; i < n; ++i) sum += a.at(i) * x[i];
+  return sum;
+}
+
+template <class T>
+struct Plain {
+  const T* a;
+  __attribute__((always_inline)) V vector(size_t i) const { return Load(a + i); }
+  __attribute__((always_inline)) float at(size_t i) const { return One(a + i); }
+};
+
+struct SumOfTwo {
+  const float* a;
+  const float* b;
+  __attribute__((always_inline)) V vector(size_t i) const { return Load(a + i) + Load(b + i); }
+  __attribute__((always_inline)) float at(size_t i) const { return a[i] + b[i]; }
+};
+
+float Dot(const float* a, const float* b, size_t n) { return DotOf(Plain<float>{a}, b, n); }
+float DotSum(const float* a, const float* b, const float* r, size_t n) { return DotOf(SumOfTwo{a, b}, r, n); }
+float DotInt8(const int8_t* w, const float* x, size_t n) { return DotOf(Plain<int8_t>{w}, x, n); }
+
+void Axpy(const float* y, float c, const float* x, float* z, size_t n) {
+  size_t i = 0;
+  for (; i + W <= n; i += W) Store(z + i, Load(y + i) + c * Load(x + i));
+  for (; i < n; ++i) z[i] = y[i] + c * x[i];
+}
+
+void AxpyHalf(const float* y, float c, const Half* x, float* z, size_t n) {
+  size_t i = 0;
+  for (; i + kBlock <= n; i += kBlock) Store8(z + i, Load8(y + i) + c * Load8(x + i));
+  for (; i < n; ++i) z[i] = y[i] + c * ToFloat(x[i]);
+}
+
+template <class T>
+EDGEADAPT_INLINE void VectorMatrixOf(const float* x, const T* A, float* h, size_t n, size_t r) {
+  size_t j = 0;
+  for (; j + kBlock <= r; j += kBlock) {
+    V8 sums[4] = {};
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+      for (size_t k = 0; k < 4; ++k) sums[k] += x[i + k] * Load8(A + (i + k) * r + j);
+    }
+    for (; i < n; ++i) sums[0] += x[i] * Load8(A + i * r + j);
+    Store8(h + j, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+  }
+  for (; j < r; ++j) {
+    float sum = 0.0f;
+    for (size_t i = 0; i < n; ++i) sum += x[i] * One(A + i * r + j);
+    h[j] = sum;
+  }
+}
+
+void VectorMatrix(const float* x, const float* A, float* h, size_t n, size_t r) { VectorMatrixOf(x, A, h, n, r); }
+void VectorMatrixHalf(const float* x, const Half* A, float* h, size_t n, size_t r) { VectorMatrixOf(x, A, h, n, r); }
+
+}  // namespace
+
+const Vectors EDGEADAPT_VECTORS = {EDGEADAPT_ISA, Dot, DotSum, DotInt8, Axpy, AxpyHalf, VectorMatrix, VectorMatrixHalf};
+
+}  // namespace edgeadapt
