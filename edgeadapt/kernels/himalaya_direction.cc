@@ -27,8 +27,21 @@ constexpr size_t kTaskWidth = 16;
 constexpr size_t kGroup = 64;  // atom values that share one scale
 constexpr float kLevels[8] = {-2.1520f, -1.3439f, -0.7560f, -0.2451f, 0.2451f, 0.7560f, 1.3439f, 2.1520f};
 
-enum In : size_t { kPool, kTask, kAtomCodes, kAtomScales, kAtomGains, kW1, kW1Scales, kW2, kW2Scales, kTaskTable, kRows,
-                   kRowScales, kInputCount };
+enum In : size_t {
+  kPool,
+  kTask,
+  kAtomCodes,
+  kAtomScales,
+  kAtomGains,
+  kW1,
+  kW1Scales,
+  kW2,
+  kW2Scales,
+  kTaskTable,
+  kRows,
+  kRowScales,
+  kInputCount
+};
 
 // LN(pool) in double, into z[0..d): the mean and the variance of a large pool would lose digits in float.
 void Normalise(const float* pool, size_t d, float* z) {
@@ -101,10 +114,10 @@ void Direction(const OpenAtom* atoms, size_t count, size_t d, float* r) {
 
 struct HimalayaDirection {
   static constexpr const char* kName = "HimalayaDirection";
-  static constexpr Input kInputs[kInputCount] = {
-      {"pool", kFloat},      {"task", kInt64},    {"atoms", kUint8}, {"atom_scales", kHalf},
-      {"atom_gains", kHalf}, {"w1", kInt8},       {"w1_scales", kHalf}, {"w2", kInt8},
-      {"w2_scales", kHalf},  {"tasks", kInt8},    {"rows", kInt8},   {"row_scales", kHalf}};
+  static constexpr Input kInputs[kInputCount] = {{"pool", kFloat},       {"task", kInt64},      {"atoms", kUint8},
+                                                 {"atom_scales", kHalf}, {"atom_gains", kHalf}, {"w1", kInt8},
+                                                 {"w1_scales", kHalf},   {"w2", kInt8},         {"w2_scales", kHalf},
+                                                 {"tasks", kInt8},       {"rows", kInt8},       {"row_scales", kHalf}};
   static constexpr int kInPlace = -1;
 
   const Vectors* vectors;

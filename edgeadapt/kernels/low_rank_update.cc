@@ -54,8 +54,7 @@ struct LowRankUpdate {
     if (OrtStatus* status = Check(context, y, x, A, B, index)) return status;
     float* z = nullptr;
     if (OrtStatus* status = context.Output(y, &z)) return status;
-    return A.type == kHalf ? Update<Half>(context, y, x, A, B, index, z)
-                           : Update<float>(context, y, x, A, B, index, z);
+    return A.type == kHalf ? Update<Half>(context, y, x, A, B, index, z) : Update<float>(context, y, x, A, B, index, z);
   }
 
   OrtStatus* Check(const Context& context, const Tensor& y, const Tensor& x, const Tensor& A, const Tensor& B,

@@ -187,7 +187,8 @@ class Context {
   const char* op_;
 };
 
-// An object on the C heap, or null. operator new would bring libstdc++'s exception machinery, and with it a newer glibc.
+// An object on the C heap, or null. operator new would bring libstdc++'s exception machinery, and with it a newer
+// glibc.
 template <class T, class... Args>
 T* Make(Args&&... args) {
   void* memory = std::malloc(sizeof(T));

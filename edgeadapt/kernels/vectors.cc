@@ -21,13 +21,13 @@ const Vectors* SelectVectors() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #endif
-  const Candidate candidates[] = {  // best first
+  const Candidate candidates[] = {// best first
 #if defined(__x86_64__)
-      {&kVectorsAvx512, avx512},
-      {&kVectorsAvx2, avx2},
+                                  {&kVectorsAvx512, avx512},
+                                  {&kVectorsAvx2, avx2},
 #endif
-      {&kVectorsBaseline, true},
-      {&kVectorsScalar, true}};
+                                  {&kVectorsBaseline, true},
+                                  {&kVectorsScalar, true}};
   const char* asked = std::getenv("EDGEADAPT_OPS_ISA");
   for (const Candidate& candidate : candidates) {
     const bool meant = asked == nullptr || *asked == '\0' || std::strcmp(asked, candidate.vectors->name) == 0;

@@ -13,15 +13,15 @@ struct Half {
   uint16_t bits;
 };
 
-// float <- binary16, exact for every value (denormals, infinities and NaN included). Static: each instruction set compiles
-// its own copy, and the linker must not share one between them.
+// float <- binary16, exact for every value (denormals, infinities and NaN included). Static: each instruction set
+// compiles its own copy, and the linker must not share one between them.
 static inline float ToFloat(Half h) {
   const uint32_t magnitude = static_cast<uint32_t>(h.bits & 0x7FFFu) << 13;
   const uint32_t sign = static_cast<uint32_t>(h.bits & 0x8000u) << 16;
-  uint32_t bits = magnitude + (112u << 23);           // rebias the exponent
-  if (magnitude >= 0x0F800000u) bits += 112u << 23;   // infinity or NaN: the exponent is all ones again
+  uint32_t bits = magnitude + (112u << 23);          // rebias the exponent
+  if (magnitude >= 0x0F800000u) bits += 112u << 23;  // infinity or NaN: the exponent is all ones again
   float value;
-  if (magnitude < 0x00800000u) {                      // zero or denormal: n * 2^-24
+  if (magnitude < 0x00800000u) {  // zero or denormal: n * 2^-24
     value = static_cast<float>(h.bits & 0x3FFu) * 0x1p-24f;
     __builtin_memcpy(&bits, &value, sizeof bits);
   }

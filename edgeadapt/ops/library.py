@@ -40,7 +40,9 @@ def why_absent() -> str | None:
     if library_path() is not None:
         return None
     if _installed().is_file():
-        return f"the native kernels are switched off by {SWITCH}=off; the ops run as function bodies, correct but slower"
+        return (
+            f"the native kernels are switched off by {SWITCH}=off; the ops run as function bodies, correct but slower"
+        )
     return (
         "this installation has no native kernels, the ops run as function bodies, correct but slower: install a wheel for "
         "this platform, or a C++ compiler (apt-get install g++) and run scripts/build-kernels in the source tree"

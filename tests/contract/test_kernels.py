@@ -1,0 +1,292 @@
+"""The native library as ONNX Runtime sees it. That each kernel equals its reference is in test_ops.py; here: every
+instruction set, odd memory, threads, what is refused and how, and what the library shows to the outside."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime as ort
+import pytest
+from elftools.elf.elffile import ELFFile
+from onnx import TensorProto, helper
+
+from edgeadapt.ops import DOMAIN, OPS, OPSET, VERSION, Case, Op
+from edgeadapt.ops.library import library_path
+from edgeadapt.ops.registry import Array
+from tests.contract.test_ops import assert_agrees, model_of, run
+
+FOUND = library_path()
+LIBRARY = FOUND if FOUND is not None else Path()
+pytestmark = pytest.mark.skipif(FOUND is None, reason="this installation has no native library: scripts/build-kernels")
+
+NO_SUCH_SET = "EDGEADAPT_OPS_ISA names an instruction set"
+CASES = [(op, case.name, index) for op in OPS.values() for index, case in enumerate(op.cases(np.random.default_rng(0)))]
+
+
+def with_kernels(threads: int = 1) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(LIBRARY))
+    return options
+
+
+def first_case(name: str, **form: bool) -> Case:
+    return next(case for case in OPS[name].cases(np.random.default_rng(7)) if dict(case.form) == form)
+
+
+@pytest.mark.parametrize("isa", ["scalar", "baseline", "avx2", "avx512"])
+@pytest.mark.parametrize(("op", "name", "index"), CASES, ids=[f"{op.name}: {name}" for op, name, _ in CASES])
+def test_every_instruction_set_equals_the_reference(
+    isa: str, op: Op, name: str, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEADAPT_OPS_ISA", isa)
+    case = list(op.cases(np.random.default_rng(3)))[index]
+    try:
+        actual = run(model_of(op, case, with_body=False), dict(case.inputs), LIBRARY)
+    except Exception as error:
+        if NO_SUCH_SET in str(error) and isa.startswith("avx"):
+            pytest.skip(f"this processor has no {isa}")
+        raise
+    assert_agrees(op, case, actual)
+
+
+def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEADAPT_OPS_ISA", "altivec")
+    case = first_case("RankOneUpdate", addend=False)
+    with pytest.raises(Exception, match=NO_SUCH_SET):
+        run(model_of(OPS["RankOneUpdate"], case, with_body=False), dict(case.inputs), LIBRARY)
+
+
+def test_a_kernel_is_preferred_to_a_function_body_of_the_same_name() -> None:
+    case = first_case("RankOneUpdate", addend=False)
+    op = OPS["RankOneUpdate"]
+    model = onnx.load_from_string(model_of(op, case, with_body=True))
+    wrong = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}]> RankOneUpdate (y, x, r, g) => (z) {{ z = Neg (y) }}'
+    model.functions[0].CopyFrom(onnx.parser.parse_function(wrong))
+    data = model.SerializeToString()
+
+    np.testing.assert_array_equal(run(data, dict(case.inputs)), -case.inputs["y"])  # stock: the (wrong) body
+    assert_agrees(op, case, run(data, dict(case.inputs), LIBRARY))
+
+
+@pytest.mark.parametrize("name", list(OPS))
+def test_unaligned_inputs(name: str) -> None:
+    for form in OPS[name].forms:
+        case = first_case(name, **form)
+        shifted = {}
+        for key, value in case.inputs.items():
+            raw = bytearray(value.nbytes + 64)
+            start = np.frombuffer(raw, np.uint8).ctypes.data % 64
+            array = np.frombuffer(raw, value.dtype, value.size, offset=(64 - start) % 64 + value.itemsize).reshape(
+                value.shape
+            )
+            array[...] = value
+            shifted[key] = array
+        assert any(value.ctypes.data % 16 for value in shifted.values())
+        assert_agrees(OPS[name], case, run(model_of(OPS[name], case, with_body=False), shifted, LIBRARY))
+
+
+@pytest.mark.parametrize("name", ["RankOneUpdate", "LowRankUpdate"])
+def test_two_threads_give_the_same_bits_as_one(name: str) -> None:
+    rng = np.random.default_rng(5)
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    y, x = normal(3, 129, 96), normal(3, 129, 96)
+    own = (
+        {"r": normal(3, 96), "g": normal(3, 1)} if name == "RankOneUpdate" else {"A": normal(96, 8), "B": normal(8, 96)}
+    )
+    case = Case("many rows", {"y": y, "x": x, **own})
+    model = model_of(OPS[name], case, with_body=False)
+    one, two = (
+        ort.InferenceSession(model, with_kernels(threads)).run(None, dict(case.inputs))[0] for threads in (1, 2)
+    )
+    np.testing.assert_array_equal(one, two)
+    assert_agrees(OPS[name], case, one)
+
+
+def test_a_chain_that_reuses_its_buffers() -> None:
+    """a -> Neg -> three updates, y and x one tensor or two: the output may take y's buffer and must not spoil x."""
+    text = f"""
+        <ir_version: 10, opset_import: ["": {OPSET}, "{DOMAIN}": {VERSION}]>
+        chain (float[B, T, d] a, float[B, d] r, float[B, 1] g) => (float[B, T, d] z)
+        {{
+            n = Neg (a)
+            u = {DOMAIN}.RankOneUpdate (n, n, r, g)
+            v = {DOMAIN}.RankOneUpdate (u, a, r, g, n)
+            w = {DOMAIN}.RankOneUpdate (v, u, r, g, a)
+            z = Identity (w)
+        }}
+    """
+    rng = np.random.default_rng(2)
+    a, r, g = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 5, 40), (2, 40), (2, 1)))
+    r /= np.linalg.norm(r, axis=1, keepdims=True)
+    session = ort.InferenceSession(onnx.parser.parse_model(text).SerializeToString(), with_kernels())
+    update = OPS["RankOneUpdate"].reference
+    u = update(-a, -a, r, g)
+    v = update(u, a, r, g, -a)
+    np.testing.assert_allclose(session.run(None, {"a": a, "r": r, "g": g})[0], update(v, u, r, g, a), atol=1e-5)
+
+
+def test_the_output_takes_the_shape_of_the_first_input_before_anything_runs() -> None:
+    """Shape inference: symbolic dimensions pass through, so that what follows the op can be planned."""
+    node = helper.make_node("RankOneUpdate", ["y", "x", "r", "g"], ["z"], domain=DOMAIN)
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("y", ["B", "T", 24]), ("x", ["B", "T", 24]), ("r", ["B", 24]), ("g", ["B", 1]))
+    ]
+    graph = helper.make_graph([node], "shapes", inputs, [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)])
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    assert ort.InferenceSession(model, with_kernels()).get_outputs()[0].shape == ["B", "T", 24]
+
+
+def resize(name: str, axis: int, by: int) -> Callable[[dict[str, Array]], None]:
+    def change(inputs: dict[str, Array]) -> None:
+        value = inputs[name]
+        shape = list(value.shape)
+        shape[axis] += by
+        inputs[name] = np.zeros(shape, value.dtype)
+
+    return change
+
+
+def replace(name: str, make: Callable[[Array], Array]) -> Callable[[dict[str, Array]], None]:
+    def change(inputs: dict[str, Array]) -> None:
+        inputs[name] = make(inputs[name])
+
+    return change
+
+
+REFUSED = [
+    ("RankOneUpdate", {"addend": True}, resize("x", 2, 1), r"input 'x' has shape \[1,1,577\], expected \[1,1,576\]"),
+    ("RankOneUpdate", {"addend": True}, resize("r", 1, -1), r"input 'r' has shape \[1,575\], expected \[1,576\]"),
+    ("RankOneUpdate", {"addend": True}, resize("g", 0, 1), r"input 'g' has shape \[2,1\], expected \[1,1\]"),
+    ("RankOneUpdate", {"addend": True}, resize("b", 1, 1), r"input 'b' has shape \[1,2,576\], expected"),
+    (
+        "RankOneUpdate",
+        {"addend": False},
+        replace("y", lambda y: y[0]),
+        r"input 'y' has shape \[1,576\], expected \[\*,\*,\*\]",
+    ),
+    ("LowRankUpdate", {"indexed": False}, resize("A", 0, 1), r"input 'A' has shape \[577,16\], expected \[576,\*\]"),
+    ("LowRankUpdate", {"indexed": False}, resize("B", 0, 1), r"input 'B' has shape \[17,960\], expected \[16,960\]"),
+    (
+        "LowRankUpdate",
+        {"indexed": False},
+        replace("B", lambda b: b.astype(np.float16)),
+        "both be float32 or both float16",
+    ),
+    ("LowRankUpdate", {"indexed": True}, replace("index", lambda i: i + 5), r"index\[0\] is \d; there are 5 adapters"),
+    (
+        "LowRankUpdate",
+        {"indexed": True},
+        replace("index", lambda i: 0 * i - 1),
+        r"index\[0\] is -1; there are 5 adapters",
+    ),
+    ("LowRankUpdate", {"indexed": True}, resize("index", 0, 1), r"input 'index' has shape \[2\], expected \[1\]"),
+    (
+        "LowRankUpdate",
+        {"indexed": True},
+        resize("B", 0, -1),
+        r"input 'B' has shape \[4,16,960\], expected \[5,16,960\]",
+    ),
+    ("HimalayaDirection", {}, resize("pool", 1, 1), r"width 577; it must be a positive multiple of 8"),
+    ("HimalayaDirection", {}, resize("atoms", 0, -1), r"input 'atoms' has shape \[39,216\], expected \[40,216\]"),
+    ("HimalayaDirection", {}, resize("atom_scales", 1, -1), r"'atom_scales' has shape \[40,8\], expected \[40,9\]"),
+    ("HimalayaDirection", {}, resize("w1", 1, -1), r"input 'w1' has shape \[66,592\], expected \[66,593\]"),
+    ("HimalayaDirection", {}, resize("w2", 1, 1), r"input 'w2' has shape \[80,68\], expected \[80,67\]"),
+    ("HimalayaDirection", {}, resize("row_scales", 0, 1), r"input 'row_scales' has shape \[2\], expected \[1\]"),
+    ("HimalayaDirection", {}, replace("task", lambda t: t + 1), r"task\[0\] is 1; this adapter knows 1 tasks"),
+    ("HimalayaDirection", {}, replace("task", lambda t: t - 1), r"task\[0\] is -1; this adapter knows 1 tasks"),
+]
+
+
+@pytest.mark.parametrize(("name", "form", "change", "message"), REFUSED, ids=[f"{r[0]}: {r[3]}" for r in REFUSED])
+def test_what_does_not_fit_is_refused_with_the_input_named(
+    name: str, form: dict[str, bool], change: Callable[[dict[str, Array]], None], message: str
+) -> None:
+    case = first_case(name, **form)
+    inputs = dict(case.inputs)
+    change(inputs)
+    rank = OPS[name].reference(*case.inputs.values()).ndim
+    session = ort.InferenceSession(one_node(name, inputs, None if name == "RankOneUpdate" else rank), with_kernels())
+    with pytest.raises(Exception, match=rf"{name}: .*{message}"):
+        session.run(None, inputs)
+
+
+@pytest.mark.parametrize("name", list(OPS))
+def test_a_missing_required_input_is_refused(name: str) -> None:
+    case = first_case(name, **OPS[name].forms[0])
+    last = list(case.inputs)[-1]
+    inputs = {key: value for key, value in case.inputs.items() if key != last}
+    with pytest.raises(Exception, match="(?i)input"):
+        ort.InferenceSession(one_node(name, inputs, None), with_kernels()).run(None, inputs)
+
+
+def one_node(name: str, inputs: dict[str, Array], rank: int | None) -> bytes:
+    """A one-node model that takes these arrays, right or wrong."""
+    values = [
+        helper.make_tensor_value_info(key, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
+        for key, value in inputs.items()
+    ]
+    output = helper.make_tensor_value_info("result", TensorProto.FLOAT, None if rank is None else [None] * rank)
+    graph = helper.make_graph(
+        [helper.make_node(name, list(inputs), ["result"], domain=DOMAIN)], "one", values, [output]
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+
+
+def test_only_the_entry_point_is_exported_and_only_libc_and_libm_are_needed() -> None:
+    if "sanitize" in LIBRARY.parts:
+        pytest.skip("the sanitizer build needs the sanitizers' runtime")
+    with LIBRARY.open("rb") as source:
+        elf = ELFFile(source)
+        symbols = elf.get_section_by_name(".dynsym").iter_symbols()
+        exported = {s.name for s in symbols if s["st_shndx"] != "SHN_UNDEF" and s["st_info"]["bind"] != "STB_LOCAL"}
+        needed = {tag.needed for tag in elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")}
+    assert exported == {"RegisterCustomOps"}
+    assert needed <= {"libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+
+
+def test_a_runtime_older_than_the_headers_gets_a_clear_status() -> None:
+    """A made-up runtime whose newest OrtApi is version 5: its first function is CreateStatus, as in every OrtApi."""
+    said: list[tuple[int, bytes]] = []
+    create_status = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+
+    def record(code: int, message: bytes) -> int:
+        said.append((code, message))
+        return 0x5EED
+
+    api = (ctypes.c_void_p * 400)()
+    recorder = create_status(record)
+    api[0] = ctypes.cast(recorder, ctypes.c_void_p)
+    get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(lambda v: ctypes.addressof(api) if v <= 5 else None)
+    get_version = ctypes.CFUNCTYPE(ctypes.c_void_p)(lambda: ctypes.cast(version, ctypes.c_void_p).value)
+    version = ctypes.create_string_buffer(b"1.5.2")
+    base = (ctypes.c_void_p * 2)(ctypes.cast(get_api, ctypes.c_void_p), ctypes.cast(get_version, ctypes.c_void_p))
+
+    register = ctypes.CDLL(str(LIBRARY)).RegisterCustomOps
+    register.restype = ctypes.c_void_p
+    assert register(None, ctypes.byref(base)) == 0x5EED
+    assert len(said) == 1
+    assert b"needs onnxruntime 1." in said[0][1]
+    assert b"this is 1.5.2" in said[0][1]
+
+
+def test_sessions_outlive_the_options_and_each_other() -> None:
+    case = first_case("RankOneUpdate", addend=True)
+    model = model_of(OPS["RankOneUpdate"], case, with_body=False)
+    sessions = [ort.InferenceSession(model, with_kernels()) for _ in range(4)]
+    expected = sessions[0].run(None, dict(case.inputs))[0]
+    while sessions:
+        np.testing.assert_array_equal(sessions.pop(0).run(None, dict(case.inputs))[0], expected)
+    np.testing.assert_array_equal(ort.InferenceSession(model, with_kernels()).run(None, dict(case.inputs))[0], expected)
