@@ -39,13 +39,12 @@ def why_absent() -> str | None:
     """One line for the user when `library_path()` is None: what is missing and how to get it. None if it is there."""
     if library_path() is not None:
         return None
+    slower = "the ops run as function bodies, correct but slower"
     if _installed().is_file():
-        return (
-            f"the native kernels are switched off by {SWITCH}=off; the ops run as function bodies, correct but slower"
-        )
+        return f"the native kernels are off ({SWITCH}=off); {slower}"
     return (
-        "this installation has no native kernels, the ops run as function bodies, correct but slower: install a wheel for "
-        "this platform, or a C++ compiler (apt-get install g++) and run scripts/build-kernels in the source tree"
+        f"there are no native kernels here, {slower}: install a wheel for this platform, or a C++ compiler "
+        "(apt-get install g++) and run scripts/build-kernels in the source tree"
     )
 
 
