@@ -3,24 +3,25 @@
 A weight W [N, K] (N output features or vocabulary rows, K the summed width) is cut along K into nb = ceil(K / block)
 blocks; the last is padded with the zero point. With bits b, half = 2^(b-1):
 
-    symmetric      W ~ s (q - half)          q in 0..2^b - 1, the zero point is the ops' default: 8 (4 bits), 128 (8 bits)
+    symmetric      W ~ s (q - half)          q in 0..2^b - 1; the zero point is the ops' default, 8 or 128
     zero points    W ~ s (q - z)             z in 0..2^b - 1 per block
     start          symmetric: s = -m / half for the value m of largest magnitude, so that m itself takes the extra
-                   negative code (the scale may be negative); zero points: s = (max - min) / (2^b - 1), z = round(-min / s),
-                   min <= 0 <= max by extending the range to zero
+                   negative code (the scale may be negative); zero points: s = (max - min) / (2^b - 1) and
+                   z = round(-min / s), the range first extended to hold zero
     refine         s = <w, q - z> / <q - z, q - z>: the least-squares scale for those codes, then the codes once more;
                    a block keeps whichever of the two has the smaller squared error
     zero block     s = 0, q = z = half: decodes to exact zeros
 
 Layout
-    data           uint8 [N, nb, block b / 8]; at 4 bits value 2i is the low nibble of byte i and value 2i+1 the high one
+    data           uint8 [N, nb, block b / 8]; at 4 bits value 2i is the low nibble of byte i, value 2i+1 the high one
     scales         float32 [N, nb]
     zero_points    uint8 [N, ceil(nb b / 8)], packed along nb in the same nibble order (absent: the default)
 
 One buffer for both ops (checked against stock onnxruntime 1.31.1 in tests/core/test_codecs.py)
-    MatMulNBits takes B = data [N, nb, block b / 8] and scales [N, nb]; the CPU kernel also accepts them flattened.
-    GatherBlockQuantized takes data [N, nb block b / 8] - the same bytes, rank 2 - with the SAME scales [N, nb] (data and
-    scales must have equal rank: the rank-3 view is refused), gather_axis=0, quantize_axis=1, bits=b, block_size=block.
+    MatMulNBits takes B = data [N, nb, block b / 8] and scales [N, nb].
+    GatherBlockQuantized takes data [N, nb block b / 8] - the same bytes, rank 2 - with the SAME scales [N, nb] (data
+    and scales must have equal rank: the rank-3 view is refused), gather_axis=0, quantize_axis=1, bits=b and
+    block_size=block; `bits` must be given at 8 bits, its default is 4.
     So two initializers of different shape may point at one region of the external data, and the scales can be one
     initializer. Default zero points agree: for uint8 data both ops use 8 at 4 bits and 128 at 8 bits, so symmetric
     weights need no explicit zero points; explicit ones are the same [N, ceil(nb b / 8)] array for both.
@@ -63,17 +64,21 @@ class BlockQuantised:
             raise EdgeAdaptError(f"int{self.bits}: data has shape {self.data.shape}; it must be [N, blocks, bytes]")
         rows, blocks = self.data.shape[0], -(-self.columns // self.block)
         if self.data.dtype != np.uint8 or self.data.shape != (rows, blocks, self.block * self.bits // 8):
-            raise EdgeAdaptError(f"int{self.bits}: data {self.data.shape} does not hold {self.columns} columns in blocks of {self.block}")
+            found = f"data is {self.data.dtype} {self.data.shape}"
+            raise EdgeAdaptError(
+                f"int{self.bits}: {found}, which is not {self.columns} columns in blocks of {self.block}"
+            )
         if self.scales.dtype != np.float32 or self.scales.shape != (rows, blocks):
             raise EdgeAdaptError(f"int{self.bits}: scales must be float32 {(rows, blocks)}, not {self.scales.shape}")
         if self.zero_points is not None:
             expected = (rows, -(-blocks * self.bits // 8))
             if self.zero_points.dtype != np.uint8 or self.zero_points.shape != expected:
-                raise EdgeAdaptError(f"int{self.bits}: zero points must be uint8 {expected}, not {self.zero_points.shape}")
+                found = f"{self.zero_points.dtype} {self.zero_points.shape}"
+                raise EdgeAdaptError(f"int{self.bits}: zero points are {found}; they must be uint8 {expected}")
 
     @property
     def rows(self) -> int:
-        return self.data.shape[0]
+        return int(self.data.shape[0])
 
     @property
     def gather_data(self) -> NDArray[np.uint8]:
@@ -82,7 +87,7 @@ class BlockQuantised:
 
     @property
     def shareable(self) -> bool:
-        """True if a gather of this buffer yields exactly `columns` values per row, so that one buffer serves both ops."""
+        """True if a gather of this buffer yields exactly `columns` values a row: one buffer serves both ops."""
         return self.columns % self.block == 0
 
     @property
@@ -97,7 +102,8 @@ class BlockQuantised:
 def quantise_blocks(
     values: NDArray[np.floating], *, bits: Bits, block: int, zero_points: bool = False
 ) -> BlockQuantised:
-    """Matrix [N, K] -> BlockQuantised. Raises EdgeAdaptError for NaN, inf, an empty K, or a block that is not a power of two >= 16."""
+    """Matrix [N, K] -> BlockQuantised. Raises EdgeAdaptError for NaN, inf, no columns, or a block that
+    is not a power of two >= 16."""
     _check_format(bits, block)
     w = finite_matrix(values, f"int{bits}")
     rows, columns = w.shape
@@ -175,7 +181,7 @@ def _loss(
     """Squared error of each block, in units of its largest magnitude."""
     safe = np.where(unit > 0, unit, np.float32(1))[..., None]
     difference = (w - (codes - points[..., None]) * scales[..., None]) / safe
-    return np.einsum("nbk,nbk->nb", difference, difference)
+    return np.asarray(np.einsum("nbk,nbk->nb", difference, difference))
 
 
 def _pack(codes: NDArray[np.uint8], bits: Bits) -> NDArray[np.uint8]:

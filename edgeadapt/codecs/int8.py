@@ -33,7 +33,7 @@ class Int8Rows:
         if self.codes.dtype != np.int8 or self.scales.dtype != np.float16:
             raise EdgeAdaptError("int8: codes must be int8 and scales float16")
         if self.codes.ndim != 2 or self.scales.shape != self.codes.shape[:1]:
-            raise EdgeAdaptError(f"int8: codes {self.codes.shape} and scales {self.scales.shape} do not belong together")
+            raise EdgeAdaptError(f"int8: codes {self.codes.shape} and scales {self.scales.shape} do not match")
 
     @property
     def nbytes(self) -> int:

@@ -55,5 +55,5 @@ def stored_scales(scales: NDArray[np.float32], codec: str) -> NDArray[np.float16
     """Scales as they are stored, fp16. Raises EdgeAdaptError when one is beyond fp16's largest value, 65,504."""
     largest = float(scales.max(initial=0.0))
     if largest > float(np.finfo(np.float16).max):
-        raise EdgeAdaptError(f"{codec}: a scale of {largest:.4g} does not fit fp16 (65504): scale the values down first")
+        raise EdgeAdaptError(f"{codec}: a scale of {largest:.4g} does not fit fp16 (65504): scale the values down")
     return scales.astype(np.float16)

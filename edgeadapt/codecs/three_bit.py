@@ -53,7 +53,7 @@ class ThreeBit:
     @property
     def width(self) -> int:
         """Values per row, d."""
-        return self.packed.shape[1] // 3 * 8
+        return int(self.packed.shape[1]) // 3 * 8
 
     @property
     def nbytes(self) -> int:
@@ -75,7 +75,8 @@ def pack(codes: NDArray[np.integer]) -> NDArray[np.uint8]:
         raise EdgeAdaptError(f"3-bit: width {codes.shape[-1]} is not a multiple of 8; eight codes share three bytes")
     octets = codes.reshape(*codes.shape[:-1], codes.shape[-1] // 8, 8).astype(np.uint32)
     words = np.bitwise_or.reduce(octets << _SHIFTS, axis=-1)
-    return (words[..., None] >> _BYTES).astype(np.uint8).reshape(*codes.shape[:-1], codes.shape[-1] // 8 * 3)
+    triples = (words[..., None] >> _BYTES).astype(np.uint8)
+    return np.asarray(triples.reshape(*codes.shape[:-1], codes.shape[-1] // 8 * 3))
 
 
 def unpack(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -85,7 +86,7 @@ def unpack(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     triples = packed.reshape(*packed.shape[:-1], packed.shape[-1] // 3, 3).astype(np.uint32)
     words = np.bitwise_or.reduce(triples << _BYTES, axis=-1)
     codes = (words[..., None] >> _SHIFTS) & np.uint32(7)
-    return codes.astype(np.uint8).reshape(*packed.shape[:-1], packed.shape[-1] // 3 * 8)
+    return np.asarray(codes.astype(np.uint8).reshape(*packed.shape[:-1], packed.shape[-1] // 3 * 8))
 
 
 def quantise(values: NDArray[np.floating]) -> ThreeBit:

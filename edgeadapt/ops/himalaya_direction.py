@@ -3,28 +3,24 @@
     z       = [LN(pool); tasks[task] / 32; 1]                LN without affine, eps 1e-5; the 1 meets the bias columns
     h       = SiLU(W1 z)                                     W1 = w1 * w1_scales per row; its last column is b1
     [a; c]  = W2 [h; 1] + rows[task] * row_scales[task]      40 gate logits, 40 coefficients; W2's last column is b2
-    gate_j  = 1 iff a_j > 0 and atom_gains_j > 0 and j is among the 3 largest a (equal logits: smaller index first)
+    gate_j  = 1 iff a_j > 0, atom_gains_j > 0 and j is among the 3 largest a (equal logits: smaller index first)
     k       = gate * c
     r~      = D^T k                                          D = levels[atoms] * atom_scales * atom_gains, 40 x d
     r       = r~ / ||r~||, or 0 if ||r~|| = 0                (||r~||^2 = k^T D D^T k)
 
-    pool        float32 [B, d]              mean of the prompt's embedding outputs; d a multiple of 8, B >= 1
-    task        int64 [B]                   0 <= task < n_rows <= 32; it picks from `tasks` and from `rows`
-    atoms       uint8 [40, 3 d / 8]         3-bit codes, packed as in codecs/three_bit.py
-    atom_scales float16 [40, ceil(d / 64)]  atom_gains  float16 [40]; 0 marks an inactive elastic atom
-    w1          int8 [w, d + 17]            w1_scales   float16 [w]
-    w2          int8 [80, w + 1]            w2_scales   float16 [80]
-    tasks       int8 [32, 16]               in units of 1/32
-    rows        int8 [n_rows, 80]           row_scales  float16 [n_rows]; n_rows >= 1 (one zero row: no protection)
+    pool        float32 [B, d]      mean of the prompt's embedding outputs; d a multiple of 8, B >= 1
+    task        int64 [B]           0 <= task < n_rows <= 32; it picks from `tasks` and from `rows`
+    the tables  as in himalaya_tables.py: atoms, atom_scales, atom_gains, w1, w1_scales, w2, w2_scales, tasks, rows,
+                row_scales
     r           float32 [B, d]
 
 What the definition leaves open, decided here for every view
 - The top 3 are taken over all 40 logits, inactive atoms included: an inactive atom among them leaves its place empty.
 - No open gate gives r = 0, exactly. So does a pool row with NaN or inf: all its logits are NaN, and NaN > 0 is false.
   Other rows of the batch are not touched.
-- Atoms that cancel exactly (equal rows, opposite coefficients) give r = 0. If they cancel only to rounding (||r~|| below
-  about 1e-6 sum |k_j|), r is still unit, but its direction is rounding noise and views need not agree. The norm is taken
-  of r~ itself, not from the Gram matrix: the same number, without the digits that the quadratic form would lose there.
+- Atoms that cancel exactly (equal rows, opposite coefficients) give r = 0. If they cancel only to rounding (||r~||
+  below about 1e-6 sum |k_j|), r is still unit, but its direction is rounding noise and views need not agree. The norm is
+  taken of r~ itself, not from the Gram matrix: the same number, without the digits that the quadratic form would lose there.
 - A constant pool has LN = 0: the task alone decides. |pool| must stay below 1e18 (squares in float32).
 - int8 codes and finite fp16 scales keep a, c and k finite; scales and gains must be finite, gains >= 0 (a negative gain
   counts as 0).
@@ -40,68 +36,20 @@ into float32 constants when it loads that graph.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.codecs import int8, three_bit
-from edgeadapt.ops.registry import Array, Case, Op, function_text, require
+from edgeadapt.ops.himalaya_tables import ATOMS, Tables, fixed_logits, random_tables
+from edgeadapt.ops.registry import Case, Op, function_text, require
 
 NAME = "HimalayaDirection"
-ATOMS = 40
 OPEN = 3
-TASKS = 32
-TASK_WIDTH = 16
 EPSILON = 1e-5
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The ten stored tensors, in the op's order; shapes and dtypes as in the module's docstring."""
-
-    atoms: NDArray[np.uint8]
-    atom_scales: NDArray[np.float16]
-    atom_gains: NDArray[np.float16]
-    w1: NDArray[np.int8]
-    w1_scales: NDArray[np.float16]
-    w2: NDArray[np.int8]
-    w2_scales: NDArray[np.float16]
-    tasks: NDArray[np.int8]
-    rows: NDArray[np.int8]
-    row_scales: NDArray[np.float16]
-
-    def __post_init__(self) -> None:
-        d, w, n = self.atoms.shape[-1] // 3 * 8, len(self.w1), len(self.rows)
-        expected: dict[str, tuple[Any, tuple[int, ...]]] = {
-            "atoms": (np.uint8, (ATOMS, 3 * d // 8)),
-            "atom_scales": (np.float16, (ATOMS, three_bit.groups(d))),
-            "atom_gains": (np.float16, (ATOMS,)),
-            "w1": (np.int8, (w, d + TASK_WIDTH + 1)),
-            "w1_scales": (np.float16, (w,)),
-            "w2": (np.int8, (2 * ATOMS, w + 1)),
-            "w2_scales": (np.float16, (2 * ATOMS,)),
-            "tasks": (np.int8, (TASKS, TASK_WIDTH)),
-            "rows": (np.int8, (n, 2 * ATOMS)),
-            "row_scales": (np.float16, (n,)),
-        }
-        require(1 <= n <= TASKS and w >= 1 and d >= 8, NAME, f"needs 1..{TASKS} rows, a router width and d >= 8")
-        for name, (dtype, shape) in expected.items():
-            value = getattr(self, name)
-            found = f"{value.dtype} {value.shape}"
-            require(value.dtype == dtype and value.shape == shape, NAME, f"{name} is {found}; d={d} needs {dtype.__name__} {shape}")
-
-    def as_dict(self) -> dict[str, Array]:
-        """Name -> array, in the op's order."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
-
-    @property
-    def width(self) -> int:
-        """d."""
-        return self.atoms.shape[1] // 3 * 8
 
 
 def dictionary(tables: Tables) -> F32:
@@ -136,7 +84,7 @@ def gates(a: F64, gains: NDArray[np.floating]) -> NDArray[np.bool_]:
     return np.asarray(chosen & (a > 0) & (gains > 0))
 
 
-def reference(
+def reference(  # noqa: PLR0917 - the op's inputs, in the op's order
     pool: F32,
     task: NDArray[np.int64],
     atoms: NDArray[np.uint8],
@@ -150,20 +98,21 @@ def reference(
     rows: NDArray[np.int8],
     row_scales: NDArray[np.float16],
 ) -> F32:
-    """The op in NumPy, in float64 from the stored values on. Raises EdgeAdaptError for other shapes, dtypes or tasks."""
+    """The op in NumPy, in float64 from the stored values on. Raises EdgeAdaptError for other shapes, dtypes, tasks."""
     tables = Tables(atoms, atom_scales, atom_gains, w1, w1_scales, w2, w2_scales, tasks, rows, row_scales)
-    require(pool.ndim == 2 and pool.shape[1] == tables.width, NAME, f"pool is {pool.shape}; it must be [B, {tables.width}]")
+    fits = pool.ndim == 2 and pool.shape[1] == tables.width
+    require(fits, NAME, f"pool is {pool.shape}; it must be [B, {tables.width}]")
     require(task.dtype == np.int64 and task.shape == pool.shape[:1], NAME, f"task must be int64 [{len(pool)}]")
     require(bool(((task >= 0) & (task < len(rows))).all()), NAME, f"task must lie in 0..{len(rows) - 1}")
     a, c = route(pool, task, tables)
     k = np.where(gates(a, atom_gains), c, 0.0)
     direction = k @ dictionary(tables).astype(np.float64)
     norm = np.linalg.norm(direction, axis=1, keepdims=True)
-    return np.divide(direction, norm, out=np.zeros_like(direction), where=norm > 0).astype(np.float32)
+    return np.asarray(np.divide(direction, norm, out=np.zeros_like(direction), where=norm > 0), dtype=np.float32)
 
 
 def body() -> str:
-    """ONNX function in text syntax. SiLU is u / (1 + exp(-u)), exact at both ends, where ONNX Runtime's Sigmoid clamps."""
+    """ONNX function in text syntax. SiLU is u / (1 + exp(-u)): ONNX Runtime's Sigmoid clamps for large -u."""
     levels = ", ".join(f"{level:.4f}" for level in three_bit.LEVELS)
     lines = f"""
         zero = Constant <value = float {{0}}> ()
@@ -259,35 +208,6 @@ def body() -> str:
     return function_text(NAME, ", ".join(("pool", "task", *(item.name for item in fields(Tables)))), "r", lines)
 
 
-def random_tables(rng: np.random.Generator, width: int, router: int, n_rows: int) -> Tables:
-    """Tables of an adapter with random atoms (24 + 8 active) and a router whose logits have unit scale; for checks."""
-
-    def normal(*shape: int) -> F32:
-        return rng.standard_normal(shape).astype(np.float32)
-
-    atoms = three_bit.quantise(normal(ATOMS, width))
-    gains = three_bit.unit_gains(atoms)
-    gains[32:] = 0
-    w1 = int8.quantise(normal(router, width + TASK_WIDTH + 1) / np.float32(width**0.5))
-    w2 = int8.quantise(normal(2 * ATOMS, router + 1) / np.float32(router**0.5))
-    rows = int8.quantise(normal(n_rows, 2 * ATOMS))
-    tasks = rng.integers(-127, 128, (TASKS, TASK_WIDTH)).astype(np.int8)
-    return Tables(
-        atoms.packed, atoms.scales, gains, w1.codes, w1.scales, w2.codes, w2.scales, tasks, rows.codes, rows.scales
-    )
-
-
-def fixed_logits(tables: Tables, a: Array, c: Array) -> Tables:
-    """`tables` with the router cut off and both halves of every row set to a and c (int8 [40] each, in units of 1/32)."""
-    row = np.concatenate((a, c)).astype(np.int8)
-    return replace(
-        tables,
-        w2=np.zeros_like(tables.w2),
-        rows=np.tile(row, (len(tables.rows), 1)),
-        row_scales=np.full_like(tables.row_scales, 1 / 32),
-    )
-
-
 def cases(rng: np.random.Generator) -> Iterator[Case]:
     """Random routers, then ties, closed gates, inactive and cancelling atoms, broken pools, odd widths."""
 
@@ -297,7 +217,8 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
         task = rng.integers(0, len(tables.rows), len(pool))
         return Case(name, {"pool": pool, "task": task, **tables.as_dict()}, exact=exact)
 
-    for width, router, n_rows, batch in ((576, 66, 1, 1), (384, 93, 5, 4), (72, 5, 32, 3), (8, 3, 2, 2), (1000, 4, 3, 2)):
+    shapes = ((576, 66, 1, 1), (384, 93, 5, 4), (72, 5, 32, 3), (8, 3, 2, 2), (1000, 4, 3, 2))
+    for width, router, n_rows, batch in shapes:
         yield make(f"random d={width} rows={n_rows} B={batch}", random_tables(rng, width, router, n_rows), batch)
     base = random_tables(rng, 136, 6, 3)
     c = rng.integers(1, 127, ATOMS)
@@ -317,8 +238,10 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
     inactive[[2, 4]] = -1
     yield make("only inactive atoms open: r = 0", fixed_logits(base, inactive, c), exact=True)
     yield make("open gates with zero coefficients: r = 0", fixed_logits(base, same, 0 * c), exact=True)
-    twins = replace(base, atoms=base.atoms[[0, 0, *range(2, ATOMS)]], atom_scales=base.atom_scales[[0, 0, *range(2, ATOMS)]],
-                    atom_gains=base.atom_gains[[0, 0, *range(2, ATOMS)]])
+    order = [0, 0, *range(2, ATOMS)]
+    twins = replace(
+        base, atoms=base.atoms[order], atom_scales=base.atom_scales[order], atom_gains=base.atom_gains[order]
+    )
     two = -same
     two[:2] = [9, 8]
     opposite = c.copy()

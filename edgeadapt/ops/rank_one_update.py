@@ -1,9 +1,9 @@
 """RankOneUpdate: one signed rank-one term at one site (HIMALAYA, methods.md section 1).
 
     z = y + g r (r^T x)            body(addend=False)    square site:   y = W x
-    z = y + g r (r^T (x + b))      body(addend=True)     residual site: y = x = a, the branch's output, and b the residual
-                                                         stream, so that z + b = h + g r (r^T h) with h = a + b, and the
-                                                         skip-normalisation that sums them keeps its fusion
+    z = y + g r (r^T (x + b))      body(addend=True)     residual site: y = x = a, the branch's output, and b the
+                                                         residual stream: then z + b = h + g r (r^T h) with h = a + b,
+                                                         and the skip-normalisation that sums them keeps its fusion
 
     y, x, b : float32 [B, T, d]     r : float32 [B, d]     g : float32 [B, 1], which already holds s / sqrt(d)
     z       : float32 [B, T, d]
@@ -41,16 +41,23 @@ def reference(y: F32, x: F32, r: F32, g: F32, b: F32 | None = None) -> F32:
 
 
 def body(*, addend: bool = False) -> str:
-    """ONNX function in text syntax."""
+    """ONNX function in text syntax.
+
+    Chosen by measurement (30 sites, d = 576, stock onnxruntime 1.31.1, x86-64, one thread, T = 1; microseconds per step
+    for all sites): this form 88; MatMul with Unsqueeze(r, 2) 118; Mul and ReduceSum 103; Einsum 181; a second MatMul for
+    the outer product 123; g r first 120. ONNX Runtime shares Unsqueeze(r) between the sites (common subexpressions) and
+    folds the Transpose into one FusedMatMul, which reads r as a row; at T = 64 that costs 41 microseconds a site
+    against MatMul's 22, far below 1 % of a prefill.
+    """
     lines = """
         one = Constant <value = int64[1] {1}> ()
         two = Constant <value = int64[1] {2}> ()
-        column = Unsqueeze (r, two)
         row = Unsqueeze (r, one)
+        column = Transpose <perm = [0, 2, 1]> (row)
         gain = Unsqueeze (g, two)
     """
     if addend:
-        lines += "h = Add (x, b)\n"
+        lines += "    h = Add (x, b)\n"
     lines += f"""
         dot = MatMul ({"h" if addend else "x"}, column)
         scaled = Mul (dot, gain)
@@ -71,18 +78,17 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
         return np.asarray(r / np.linalg.norm(r, axis=1, keepdims=True), dtype=np.float32)
 
     for addend in (False, True):
-        form = {"addend": addend}
 
-        def case(
-            name: str, y: F32, x: F32, r: F32, g: F32, b: F32 | None = None, exact: bool = False,
-            form: dict[str, bool] = form,
-        ) -> Case:
+        def case(name: str, y: F32, x: F32, r: F32, g: F32, exact: bool = False, addend: bool = addend) -> Case:
             inputs = {"y": y, "x": x, "r": r, "g": g}
-            if form["addend"]:
-                inputs["b"] = normal(*x.shape) if b is None else b
-            return Case(f"{name}{', addend' if form['addend'] else ''}", inputs, form, exact)
+            if addend:
+                # In the units of x, so that neither addend drowns the other; finite where x is not.
+                size = np.abs(x[np.isfinite(x)]).max(initial=0)
+                inputs["b"] = normal(*x.shape) * np.float32(size)
+            return Case(name + ", addend" * addend, inputs, {"addend": addend}, exact)
 
-        for batch, tokens, width in ((1, 1, 576), (1, 64, 576), (3, 5, 384), (2, 1, 8), (1, 300, 24), (4, 7, 1), (2, 3, 63)):
+        shapes = ((1, 1, 576), (1, 64, 576), (3, 5, 384), (2, 1, 8), (1, 300, 24), (4, 7, 1), (2, 3, 63))
+        for batch, tokens, width in shapes:
             g = np.tanh(normal(batch, 1))
             y, x = normal(batch, tokens, width), normal(batch, tokens, width)
             yield case(f"random B={batch} T={tokens} d={width}", y, x, unit(batch, width), g)
