@@ -109,9 +109,9 @@ def load(entry: AdapterEntry, bundle: Bundle, inputs: Mapping[str, str], pool: P
         pool: token ids -> mean embedding [1, d] float32.
         session: makes a session for the adapter's own small graph.
     """
-    if entry.kind == "direction":
+    if entry.graph is not None:
         return DirectionAdapter(entry, session(bundle.path(entry.graph)), pool)
-    if entry.kind == "lowrank":
+    if entry.weights is not None:
         return LowRankAdapter(entry, bundle.path(entry.weights), inputs)
     return StillAdapter(entry)
 

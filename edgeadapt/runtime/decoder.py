@@ -2,7 +2,7 @@
 
     prefill(ids)      logits after the last prompt token       [V] float32
     step(id)          logits after one more token              [V] float32
-    continuation(ids) log p(ids_i | all before), the cache left where it was
+    continuations(..) log p(c_i | prompt, c_<i) of each choice c, the cache left where it was
 
 A prompt goes through the graph in pieces of at most `chunk` tokens, because the graph returns logits for every position
 (chunk x V x 4 bytes: 12.6 MB for 64 tokens of a 49,152-word vocabulary, whatever the prompt's length).
@@ -42,7 +42,7 @@ class Decoder:
         self._layout = KvLayout.of(inputs)
         self.adapter_inputs = tuple(adapter_inputs)
         known = {IDS, MASK, *self.adapter_inputs}
-        strange = sorted(item.name for item in inputs if item.name not in known and not item.name.startswith(PAST))
+        strange = sorted(set(other_inputs(session)) - known)
         missing = sorted(known - {item.name for item in inputs})
         if strange or missing:
             raise EdgeAdaptError(
@@ -116,6 +116,11 @@ class Decoder:
         self._last = None
         return self._step_logits[0, 0]
 
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens. Free: later tokens are written over them."""
+        self._cache.truncate(length)
+        self._last = None
+
     def continuations(self, choices: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Token log-probabilities of each choice, as it follows the prompt just given to `prefill`.
 
@@ -172,6 +177,15 @@ class Decoder:
         if tokens.min() < 0 or tokens.max() >= self.vocabulary_size:
             raise EdgeAdaptError(f"token {tokens.max()} is outside the model's vocabulary of {self.vocabulary_size}")
         return tokens
+
+
+def other_inputs(session: ort.InferenceSession) -> dict[str, ort.NodeArg]:
+    """The graph's inputs beside tokens, mask and cache: those that an adapter feeds."""
+    return {
+        item.name: item
+        for item in session.get_inputs()
+        if item.name not in (IDS, MASK) and not item.name.startswith(PAST)
+    }
 
 
 def zero_of(item: ort.NodeArg) -> ort.OrtValue:

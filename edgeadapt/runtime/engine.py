@@ -81,17 +81,13 @@ class Engine:
             self._adapter = None
             return
         if name not in self._loaded:
-            self._loaded[name] = self.load(name)
+            self.load(name)
         self._adapter = self._loaded[name]
 
-    def load(self, name: str) -> Adapter:
-        """Read an adapter's file anew, without switching to it."""
-        entry = next((item for item in self.bundle.manifest.adapters if item.name == name), None)
-        if entry is None:
-            raise EdgeAdaptError(
-                f"{self.bundle.root}: no adapter {name!r}; it holds: {', '.join(self.adapter_names) or 'none'}"
-            )
-        return adapters.load(entry, self.bundle, self._inputs, self.pool, self._small_session)
+    def load(self, name: str) -> None:
+        """Read an adapter's file, anew if it was loaded before, without switching to it."""
+        entry = self.bundle.adapter(name)
+        self._loaded[name] = adapters.load(entry, self.bundle, self._inputs, self.pool, self._small_session)
 
     def task(self, name: str) -> TaskSpec:
         """Ask as this task from now on: of the adapter in use, else of the first adapter that knows it."""

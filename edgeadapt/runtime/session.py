@@ -7,7 +7,6 @@ memory patterns are off: they pay for shapes that repeat, and the length of a co
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +16,6 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops.library import library_path
 
 Ops = Literal["auto", "off"]
-OFF = "off"
-SWITCH = "EDGEADAPT_OPS"
-
-
-def ops_wanted(ops: Ops = "auto") -> bool:
-    """Whether the op library is to be used: not if the caller or the environment (EDGEADAPT_OPS=off) says off."""
-    return ops != OFF and os.environ.get(SWITCH, "auto").strip().lower() != OFF
 
 
 def create(
@@ -34,7 +26,7 @@ def create(
     Args:
         threads: threads that one operation may use; operations themselves run one after the other.
         spinning: whether idle threads busy-wait. Faster to wake, at the cost of energy.
-        ops: "auto" registers our kernels if their library is installed; "off" runs the function bodies.
+        ops: "auto" registers our kernels if `edgeadapt.ops.library` finds them; "off" runs the function bodies.
         optimised: where to write the graph as the runtime runs it. For looking at; never ship it.
 
     Raises:
@@ -51,7 +43,7 @@ def create(
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
-    library = library_path() if ops_wanted(ops) else None
+    library = library_path() if ops == "auto" else None
     if library is not None:
         options.register_custom_ops_library(str(library))
     try:

@@ -1,0 +1,184 @@
+"""What was measured: rows that say where they came from, as JSON and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from edgeadapt_bench.devices.base import UNKNOWN, Conditions, Fingerprint
+from edgeadapt_bench.statistics import Ratio, Summary
+from edgeadapt_bench.workloads import UNITS, Phase
+
+FORMAT = 1
+CLOCK_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a row's figures come from: the same for every phase of one variant."""
+
+    variant: str
+    bundle: str
+    bundle_sha256: str
+    graph: str
+    adapter: str | None
+    precision: str
+    threads: int
+    ops: str
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One phase of one variant. `samples` are in `unit`; `ratio` is paired, round by round, against the bare backbone."""
+
+    origin: Origin
+    workload: Mapping[str, Any]
+    phase: Phase
+    started: str
+    samples: tuple[float, ...]
+    summary: Summary
+    ratio: Ratio | None
+
+    @property
+    def unit(self) -> str:
+        return UNITS[self.phase]
+
+    def to_json(self, device: str, emulated: bool, versions: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            **self.origin.to_json(),
+            "workload": dict(self.workload),
+            "phase": self.phase,
+            "unit": self.unit,
+            "started": self.started,
+            "device": device,
+            "emulated": emulated,
+            "versions": dict(versions),
+            **self.summary.to_json(),
+            "ratio_to_bare": None if self.ratio is None else self.ratio.to_json(),
+            "samples": list(self.samples),
+        }
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A worker's peak (VmHWM), and how much of it came with opening and running the model; bytes."""
+
+    origin: Origin
+    peak: int
+    increase: int
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """One run. `problems` says why its figures must not be used; empty for a valid run."""
+
+    device: str
+    emulated: bool
+    fingerprint: Fingerprint
+    before: Conditions
+    after: Conditions
+    versions: Mapping[str, str]
+    started: str
+    seconds: float
+    quick: bool
+    rows: Sequence[Row]
+    memory: Sequence[Memory]
+    sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[str]:
+        return problems(self.before, self.after)
+
+    def to_json(self) -> dict[str, Any]:
+        identity = self.fingerprint.identity
+        return {
+            "format": FORMAT,
+            "started": self.started,
+            "seconds": self.seconds,
+            "quick": self.quick,
+            "valid": not self.problems,
+            "problems": self.problems,
+            "device": {"name": self.device, "emulated": self.emulated, **self.fingerprint.to_json()},
+            "conditions": {"before": self.before.to_json(), "after": self.after.to_json()},
+            "versions": dict(self.versions),
+            "rows": [row.to_json(identity, self.emulated, self.versions) for row in self.rows],
+            "memory": [
+                {**item.origin.to_json(), "device": identity, "peak_bytes": item.peak, "increase_bytes": item.increase}
+                for item in self.memory
+            ],
+            "sizes": {bundle: dict(files) for bundle, files in self.sizes.items()},
+        }
+
+    def table(self) -> RenderableType:
+        """One line per variant; medians, and ratios to the bare backbone with their 95 % intervals."""
+        table = Table(title=f"{self.device}: {self.fingerprint.cpu}, {self._threads()}", title_justify="left")
+        table.add_column("variant")
+        for name in ("load ms", "prefill ms", "ratio", "decode ms/token", "tokens/s", "ratio", "task switch ms"):
+            table.add_column(name, justify="right")
+        for name in ("adapter switch ms", "peak MB", "model MB"):
+            table.add_column(name, justify="right")
+        memory = {item.origin.variant: item for item in self.memory}
+        for variant in memory:
+            rows = {row.phase: row for row in self.rows if row.origin.variant == variant}
+            decode = rows.get("decode")
+            table.add_row(
+                variant,
+                _ms(rows.get("load"), 0),
+                _ms(rows.get("prefill"), 1),
+                _ratio(rows.get("prefill")),
+                _ms(decode, 2),
+                f"{1 / decode.summary.p50:.1f}" if decode else "-",
+                _ratio(decode),
+                _ms(rows.get("task_switch"), 2),
+                _ms(rows.get("adapter_switch"), 1),
+                f"{memory[variant].peak / 1e6:.0f}",
+                f"{memory[variant].increase / 1e6:.0f}",
+            )
+        return Group(table, *self._lines())
+
+    def _threads(self) -> str:
+        threads = self.memory[0].origin.threads
+        return f"{threads} thread{'s' if threads > 1 else ''}"
+
+    def _lines(self) -> list[str]:
+        lines = ["ratio: paired against the bare backbone, median [95 % interval]; model MB: peak beyond the same process"]
+        lines += [f"{item.origin.variant}: {item.origin.note}" for item in self.memory if item.origin.note]
+        for bundle, files in self.sizes.items():
+            large = sorted(files.items(), key=lambda item: -item[1])[:6]
+            named = ", ".join(f"{name} {size / 1e6:.2f}" for name, size in large)
+            lines.append(f"{bundle}: {sum(files.values()) / 1e6:.1f} MB on disk ({named}, ...)")
+        counts = {row.phase: row.summary.n for row in self.rows}
+        lines.append("samples: " + ", ".join(f"{phase} {count}" for phase, count in counts.items()))
+        lines.append(f"load average {self.before.load_average:.1f} before, {self.after.load_average:.1f} after")
+        return [*lines, *(f"INVALID: {problem}" for problem in self.problems)]
+
+
+def problems(before: Conditions, after: Conditions) -> list[str]:
+    """Why a run is not valid: it throttled, or its clock moved. What cannot be read is unknown, not invalid."""
+    found = []
+    for when, conditions in (("before", before), ("after", after)):
+        if conditions.throttled not in (UNKNOWN, "0x0"):
+            found.append(f"throttled {when} the run (bits {conditions.throttled}); cool the board and measure again")
+    if isinstance(before.clock_mhz, float) and isinstance(after.clock_mhz, float):
+        moved = after.clock_mhz / before.clock_mhz - 1
+        if abs(moved) > CLOCK_TOLERANCE:
+            found.append(f"the clock moved by {moved:+.0%} during the run; fix the governor and measure again")
+    return found
+
+
+def _ms(row: Row | None, digits: int) -> str:
+    return f"{row.summary.p50 * 1e3:.{digits}f}" if row else "-"
+
+
+def _ratio(row: Row | None) -> str:
+    if row is None or row.ratio is None:
+        return "-"
+    return f"{row.ratio.value:.3f} \\[{row.ratio.low:.3f}, {row.ratio.high:.3f}]"

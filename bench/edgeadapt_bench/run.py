@@ -1,0 +1,242 @@
+"""`edgeadapt bench`: open every variant in a process of its own, let them take turns, and report.
+
+    round k      every variant once, in an order that rotates and turns round from one round to the next
+    pair         the samples of two variants in one round
+    phase        warm-up rounds until two windows agree or a cap, then measured rounds (Effort)
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from edgeadapt.bundle import Bundle
+from edgeadapt.files import sha256_of, write_json
+from edgeadapt_bench import devices, statistics
+from edgeadapt_bench.baselines import BARE, Variant, variants
+from edgeadapt_bench.devices import Worker
+from edgeadapt_bench.report import BenchReport, Memory, Origin, Row
+from edgeadapt_bench.workloads import ENDS, ORDER, QUICK, THOROUGH, Effort, Phase, Workload
+
+Tell = Callable[[str], None]
+Samples = list[float]
+
+
+def bench(
+    bundle: Path,
+    *,
+    device: str = "host",
+    baselines: Sequence[str] | None = None,
+    quick: bool = False,
+    threads: int = 1,
+    json_out: Path | None = None,
+    workload: Workload | None = None,
+    effort: Effort | None = None,
+    tell: Tell | None = None,
+) -> BenchReport:
+    """Measure a bundle's adapters beside the bare backbone and other baselines.
+
+    Args:
+        device: where; "host" is this machine.
+        baselines: names of edgeadapt_bench.baselines or bundle directories; all that there are if none are given.
+        quick: bound the whole run to 40 s.
+        threads: threads that one operation may use, in every variant.
+        json_out: write every row to this file, too.
+        tell: called with a line whenever something new begins; standard error if not given.
+
+    Raises:
+        EdgeAdaptError: unusable bundle, unknown baseline or device, or a worker that failed.
+    """
+    began = time.monotonic()
+    started = _now()
+    say = tell or (lambda line: print(line, file=sys.stderr, flush=True))
+    work = workload or Workload()
+    plan = effort or (QUICK if quick else THOROUGH)
+    where = devices.choose(device)
+    chosen = variants(Bundle.open(bundle), baselines)
+    before = where.conditions()
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for variant in chosen:
+            say(f"opening {variant.name}")
+            workers[variant.name] = stack.enter_context(where.worker(variant, threads))
+        for worker in workers.values():
+            worker.call("prompt", ids=work.prompt(worker.opened["vocabulary_size"]))
+        origins = {variant.name: _origin(variant, workers[variant.name], threads) for variant in chosen}
+        rows, memory = _measure(workers, origins, work, plan, began, say)
+    report = BenchReport(
+        device=where.name,
+        emulated=where.emulated,
+        fingerprint=where.fingerprint(),
+        before=before,
+        after=where.conditions(),
+        versions=versions(),
+        started=started,
+        seconds=time.monotonic() - began,
+        quick=quick,
+        rows=rows,
+        memory=memory,
+        sizes={str(path): _sizes(path) for path in dict.fromkeys(variant.bundle for variant in chosen)},
+    )
+    if json_out is not None:
+        write_json(json_out, report.to_json())
+    return report
+
+
+def _measure(
+    workers: Mapping[str, Worker],
+    origins: Mapping[str, Origin],
+    work: Workload,
+    plan: Effort,
+    began: float,
+    say: Tell,
+) -> tuple[list[Row], list[Memory]]:
+    rows: list[Row] = []
+    memory: list[Memory] = []
+    opened = time.monotonic()
+    left = None if plan.total_seconds is None else max(plan.total_seconds - (opened - began), 1.0)
+    for phase in ORDER:
+        say(f"measuring {phase.replace('_', ' ')}")
+        if phase == "load":  # loading again costs memory that no user of one session pays
+            memory = [_memory(origins[name], worker) for name, worker in workers.items()]
+        started = _now()
+        end = None if left is None else opened + left * ENDS[phase]
+        taken = interleave(workers, _asker(phase, work), phase, plan, end)
+        if phase == "load":
+            taken = {name: [[workers[name].opened["load_s"]], *turns] for name, turns in taken.items()}
+        rows.extend(_rows(taken, origins, work, phase, started))
+    return rows, memory
+
+
+def interleave(
+    workers: Mapping[str, Worker],
+    ask: Callable[[Worker], Samples | None],
+    phase: Phase,
+    plan: Effort,
+    end: float | None,
+) -> dict[str, list[Samples]]:
+    """Let the workers take turns until the plan is fulfilled, or the monotonic clock passes `end`.
+
+    Returns:
+        For every worker that takes part in this phase, its samples, turn by turn; turns of one index are one round.
+    """
+    names = list(workers)
+    taking: dict[str, list[Samples]] = {}
+    for name in names:  # the first turn tells who takes part
+        first = ask(workers[name])
+        if first is not None:
+            taking[name] = [first]
+    names = list(taking)
+    if not names:
+        return {}
+    if phase == "load":
+        taking = {name: [] for name in names}
+    warming = phase != "load"
+    began = time.monotonic()
+    turn = 1
+    while True:
+        rounds = len(taking[names[0]])
+        late = end is not None and time.monotonic() >= end
+        if warming:
+            quiet = all(
+                statistics.settled([_mean(samples) for samples in turns], plan.window, plan.agreement)
+                for turns in taking.values()
+            )
+            if quiet or late or rounds >= plan.warm_up_rounds:
+                warming, began = False, time.monotonic()
+                # A late phase keeps what it has: a few samples are better than none, and their number is in the row.
+                taking = taking if late else {name: [] for name in names}
+                rounds = len(taking[names[0]])
+        if not warming:
+            enough = plan.load_samples if phase == "load" else plan.samples
+            if rounds >= 1 and (late or (rounds >= enough and time.monotonic() - began >= plan.seconds)):
+                return taking
+        for name in order(names, turn):
+            samples = ask(workers[name])
+            taking[name].append(samples if samples is not None else [])
+        turn += 1
+
+
+def order(names: Sequence[str], turn: int) -> list[str]:
+    """Rotated by one from turn to turn, and every other turn backwards: nobody always follows the same neighbour."""
+    start = turn % len(names)
+    rotated = [*names[start:], *names[:start]]
+    return rotated[::-1] if turn % 2 else rotated
+
+
+def _asker(phase: Phase, work: Workload) -> Callable[[Worker], Samples | None]:
+    arguments: dict[str, Any] = {}
+    if phase == "decode":
+        arguments = {"tokens": work.decode_tokens}
+    elif phase == "prefill":
+        arguments = {"room": work.decode_tokens}
+
+    def ask(worker: Worker) -> Samples | None:
+        seconds = worker.call(phase, **arguments)["seconds"]
+        return None if seconds is None else list(seconds) if isinstance(seconds, list) else [seconds]
+
+    return ask
+
+
+def _rows(
+    taken: Mapping[str, list[Samples]], origins: Mapping[str, Origin], work: Workload, phase: Phase, started: str
+) -> list[Row]:
+    bare = [_mean(turn) for turn in taken[BARE]] if BARE in taken else None
+    rows = []
+    for name, turns in taken.items():
+        samples = tuple(sample for turn in turns for sample in turn)
+        compared = bare is not None and name != BARE
+        ratio = statistics.paired_ratio([_mean(turn) for turn in turns], bare) if compared and bare else None
+        sizes = {"name": work.name, "prompt_tokens": work.prompt_tokens, "decode_tokens": work.decode_tokens, "batch": 1}
+        rows.append(Row(origins[name], sizes, phase, started, samples, statistics.summarise(samples), ratio))
+    return rows
+
+
+def _memory(origin: Origin, worker: Worker) -> Memory:
+    answer = worker.call("memory")
+    return Memory(origin, peak=answer["peak_bytes"], increase=answer["increase_bytes"])
+
+
+def _origin(variant: Variant, worker: Worker, threads: int) -> Origin:
+    bundle = Bundle.open(variant.bundle)
+    return Origin(
+        variant=variant.name,
+        bundle=str(variant.bundle),
+        bundle_sha256=sha256_of(bundle.root / "edgeadapt.json"),
+        graph=variant.graph,
+        adapter=variant.adapter,
+        precision=bundle.manifest.precision,
+        threads=threads,
+        ops=worker.opened["ops"],
+        note=variant.note,
+    )
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    return {name: entry.size for name, entry in Bundle.open(path).manifest.files.items()}
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    found = {"python": python_version()}
+    for package in ("edgeadapt", "onnxruntime", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _mean(samples: Samples) -> float:
+    return sum(samples) / len(samples)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
