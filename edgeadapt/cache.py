@@ -7,6 +7,7 @@ already write both the file and the cache.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -43,10 +44,8 @@ def remembered_sha256(path: Path, cache: Path | None = None) -> str:
     if (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
         known = _read(store)
         known[key] = digest
-        try:
+        with contextlib.suppress(OSError):  # a read-only or full cache costs time, not correctness
             write_json(store, dict(list(known.items())[-_KEEP:]))
-        except OSError:
-            pass  # a read-only or full cache costs time, not correctness
     return digest
 
 

@@ -45,31 +45,50 @@ class Index:
     offline: bool = False
 
 
-def pypi_file(
+@dataclass(frozen=True)
+class Pinned:
+    """One file of one release, and its SHA-256 in hexadecimal."""
+
+    project: str
+    version: str
+    filename: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.filename)
+        if not plain or not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise EdgeAdaptError(
+                f"{self.filename!r}: expected a plain file name and a SHA-256 in small hexadecimal digits"
+            )
+
+
+def pypi_file(  # noqa: PLR0917 - the four names of a file, and where to keep it
     project: str, version: str, filename: str, sha256: str, cache: Path | None = None, progress: Progress | None = None
 ) -> Path:
-    """The file `filename` of release `version` of `project`, in the cache; downloaded if it is not there yet.
+    """`fetch` with the file's names spelt out."""
+    return fetch(Pinned(project, version, filename, sha256), cache, progress)
+
+
+def fetch(wanted: Pinned, cache: Path | None = None, progress: Progress | None = None) -> Path:
+    """The file in the cache; downloaded if it is not there yet.
 
     Two processes that ask at once download once; a download that was cut short is continued. Raises EdgeAdaptError
     when no index has the file, the network fails, the bytes have another SHA-256, or the disk is full, and MissingExtra
     without pypi-simple.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", filename) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise EdgeAdaptError(f"{filename!r}: expected a plain file name and a SHA-256 of 64 small hexadecimal digits")
     folder = (cache or cache_directory()) / "pypi"
-    path = folder / filename
+    path = folder / wanted.filename
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(path), transfer(progress) as show:
-            if path.is_file() and remembered_sha256(path, cache) == sha256:
-                return path
-            _download(project, version, filename, sha256, path, show)
+            if not path.is_file() or remembered_sha256(path, cache) != wanted.sha256:
+                _download(wanted, path, show)
     return path
 
 
 @remember
 def configured_index() -> Index:
-    """pip's settings for finding files, asked of pip itself once per process. Without pip: its environment variables."""
+    """pip's settings for finding files, asked of pip itself once; where there is no pip, its environment variables."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     settings: dict[str, str] = {}
@@ -81,8 +100,8 @@ def configured_index() -> Index:
                 settings[name[len(section) + 1 :]] = str(ast.literal_eval(value))
     if not lines:
         for option in ("index-url", "extra-index-url", "find-links", "cert", "no-index"):
-            if value := os.environ.get("PIP_" + option.upper().replace("-", "_")):
-                settings[option] = value
+            if chosen := os.environ.get("PIP_" + option.upper().replace("-", "_")):
+                settings[option] = chosen
     main = settings.get("index-url", "")
     extra = tuple(settings.get("extra-index-url", "").split())
     return Index(
@@ -93,11 +112,11 @@ def configured_index() -> Index:
     )
 
 
-def _download(project: str, version: str, filename: str, sha256: str, path: Path, show: Progress) -> None:
-    index = configured_index()
+def _download(wanted: Pinned, path: Path, show: Progress) -> None:
+    filename, index = wanted.filename, configured_index()
     for folder in index.folders:
         found = _local(folder)
-        if found is not None and (found / filename).is_file() and remembered_sha256(found / filename) == sha256:
+        if found is not None and (found / filename).is_file() and remembered_sha256(found / filename) == wanted.sha256:
             part = path.with_name(f".{filename}.part")
             shutil.copyfile(found / filename, part)
             os.replace(part, path)
@@ -113,15 +132,16 @@ def _download(project: str, version: str, filename: str, sha256: str, path: Path
         if index.certificate and not os.environ.get("REQUESTS_CA_BUNDLE"):
             session.verify = index.certificate
         try:
-            url = _find(project, version, filename, index, session)
-            _fetch(url, path, sha256, session, show, f"downloading {filename}")
+            url = _find(wanted, index, session)
+            _fetch(url, path, wanted.sha256, session, show)
         except requests.RequestException as error:
             raise EdgeAdaptError(
-                f"{filename}: cannot be downloaded ({_reason(error)}); check the network and pip's index (pip config list)"
+                f"{filename}: cannot be downloaded ({_reason(error)}); "
+                "check the network and the index that pip is set to use (pip config list)"
             ) from None
 
 
-def _find(project: str, version: str, filename: str, index: Index, session: requests.Session) -> str:
+def _find(wanted: Pinned, index: Index, session: requests.Session) -> str:
     """Address of the file on the first index that has it; the pinned hash makes every index equally trustworthy."""
     import pypi_simple
     import requests
@@ -132,28 +152,31 @@ def _find(project: str, version: str, filename: str, index: Index, session: requ
         with_endpoint = {"endpoint": endpoint.rstrip("/") + "/"} if endpoint else {}
         client = pypi_simple.PyPISimple(session=session, **with_endpoint)
         try:
-            page = client.get_project_page(project, timeout=_TIMEOUT)
+            page = client.get_project_page(wanted.project, timeout=_TIMEOUT)
         except pypi_simple.NoSuchProjectError:
             continue
         except requests.RequestException as error:
             failure = error
             continue
         for package in page.packages:
-            if package.filename == filename:
+            if package.filename == wanted.filename:
                 return str(package.url)
     if failure is not None:
         raise failure
-    raise EdgeAdaptError(f"{filename}: no configured package index has it in {project} {version}; see pip config list")
+    raise EdgeAdaptError(
+        f"{wanted.filename}: not in {wanted.project} {wanted.version} on the package index that pip is set to use "
+        "(pip config list)"
+    )
 
 
-def _fetch(url: str, path: Path, sha256: str, session: requests.Session, show: Progress, what: str) -> None:
+def _fetch(url: str, path: Path, sha256: str, session: requests.Session, show: Progress) -> None:
     """Download into a hidden file beside `path`, continuing what is there, and rename it once its hash is right."""
     import requests
 
     part = path.with_name(f".{path.name}.part")
     for attempt in range(_ATTEMPTS):
         try:
-            resumed = _transfer(url, part, session, show, what)
+            resumed = _transfer(url, part, session, show)
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -164,12 +187,15 @@ def _fetch(url: str, path: Path, sha256: str, session: requests.Session, show: P
             return
         part.unlink()
         if not resumed:
-            raise EdgeAdaptError(f"{path.name}: downloaded, but its SHA-256 is {digest}, not {sha256}; the index is not to be trusted")
+            raise EdgeAdaptError(
+                f"{path.name}: downloaded, but its SHA-256 is {digest}, not {sha256}; the index is not to be trusted"
+            )
     raise EdgeAdaptError(f"{path.name}: the download keeps coming back broken; try again later")
 
 
-def _transfer(url: str, part: Path, session: requests.Session, show: Progress, what: str) -> bool:
+def _transfer(url: str, part: Path, session: requests.Session, show: Progress) -> bool:
     """One request. Returns whether it continued an earlier piece."""
+    what = f"downloading {part.name[1:].removesuffix('.part')}"
     start = part.stat().st_size if part.is_file() else 0
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
     with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:

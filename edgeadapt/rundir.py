@@ -16,6 +16,7 @@ their name. A reader that comes between, or after a crash there, takes the hidde
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -197,10 +198,8 @@ def write_adapter(path: Path, manifest: AdapterManifest, tensors: Mapping[str, N
     payload = sum(int(array.nbytes) for array in tensors.values())
     if payload != manifest.bytes.deployed:
         raise EdgeAdaptError(
-            f"{path}: the adapter's tensors hold {payload:,} bytes, but its byte formula says {manifest.bytes.deployed:,}"
+            f"{path}: the adapter's tensors hold {payload:,} bytes; its byte formula says {manifest.bytes.deployed:,}"
         )
-    import hashlib
-
     manifest = replace(manifest, sha256=hashlib.sha256(data).hexdigest())
     write_atomic(path / _hidden(manifest.sha256), data)
     write_json(path / MANIFEST, manifest.to_json())
