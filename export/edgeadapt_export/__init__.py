@@ -1,0 +1,65 @@
+"""From a run directory to a bundle: the backbone's graphs, the adapter in files of its own, and what parity they have.
+
+    report = export(Path("runs/demo"), Path("bundle"), precision="int8")
+
+    backbone folder --builder--> fp32 graph --passes--> base graph --+--> bare.onnx
+                                                                     +-- graft --> model.onnx   (method's sites)
+                                                                     +-- graft --> lora8.onnx   (bench's baseline)
+                                                                     +-- cut ----> embed.onnx   (the prompt's pool)
+    run's tensors ---------------------------------------------------------------> adapters/<name>/
+
+The base files do not depend on the adapter's values: two runs of one method with the same sites give the same bytes
+there. A merged LoRA is the exception, by nature: it changes the weights, and its bundle has no bare graph.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from edgeadapt.progress import Progress
+from edgeadapt_export.report import ExportReport
+
+Precision = Literal["fp32", "int8", "int4"]
+Device = Literal["rpi4", "generic"]
+
+__all__ = ["ExportReport", "export"]
+
+
+def export(
+    run: Path,
+    out: Path,
+    *,
+    precision: Precision = "int4",
+    device: Device = "rpi4",
+    merge: bool = False,
+    check: bool = True,
+    backbone: str | None = None,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write the bundle `out` from the run directory `run`; whatever `out` was stays until the new one is whole.
+
+    Args:
+        precision: of the backbone's weights. int4 in blocks of 32; int8 in blocks of 64 or 128.
+        device: recorded in the manifest. Both use onnxruntime's own ops for the backbone so far.
+        merge: fold a static adapter (LoRA) into the weights instead of keeping it apart.
+        check: measure parity against PyTorch (about half a minute for SmolLM2-135M) and store it.
+        backbone: where to find the backbone, if not under the name that the run gives.
+        progress: called with (what, done, total); by default a bar or lines on standard error.
+
+    Raises:
+        EdgeAdaptError: unusable run, backbone or option.
+        CheckFailed: the fp32 graph does not compute what PyTorch computes; `out` is left as it was.
+        MissingExtra: the packages of `edgeadapt[export]` are not there.
+    """
+    from edgeadapt.errors import MissingExtra
+
+    try:
+        from edgeadapt_export.assemble import assemble
+        from edgeadapt_export.steps import shown
+    except ModuleNotFoundError as error:
+        raise MissingExtra("export", error.name or "onnx") from error
+    with shown(progress) as show:
+        return assemble(
+            run, out, precision=precision, device=device, merge=merge, check=check, backbone=backbone, progress=show
+        )  # fmt: skip

@@ -1,0 +1,267 @@
+"""Putting a bundle together, step by step; see the package's docstring for the picture."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgeadapt.backbones import Backbone, resolve
+from edgeadapt.bundle import (
+    AdapterEntry,
+    BundleBackbone,
+    BundleManifest,
+    Device,
+    Precision,
+    published_bundle,
+    seal,
+)
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.files import storage_errors
+from edgeadapt.progress import Progress
+from edgeadapt.records import read_json
+from edgeadapt.rundir import RunDir
+from edgeadapt.text import TextCodec
+from edgeadapt_export import parity
+from edgeadapt_export.backbones import decoder
+from edgeadapt_export.decoder_map import Geometry, linears
+from edgeadapt_export.methods import Deployed, Deployer, StoredAdapter, deployer
+from edgeadapt_export.model_files import copy_model_files
+from edgeadapt_export.passes import apply
+from edgeadapt_export.passes.compute_rotary import ComputeRotaryTables
+from edgeadapt_export.passes.embed_only import KeepEmbedding
+from edgeadapt_export.passes.function_bodies import AddFunctionBodies
+from edgeadapt_export.passes.graft_linear import GraftLinear, parts
+from edgeadapt_export.passes.quantise import QuantiseWeights
+from edgeadapt_export.passes.share_embedding import ShareEmbedding
+from edgeadapt_export.passes.tidy import Tidy
+from edgeadapt_export.report import ExportReport
+from edgeadapt_export.sample_text import sample_texts
+from edgeadapt_export.store import WeightStore
+
+DATA = "model.onnx.data"
+BASELINE_MODULES, BASELINE_RANK = ("q_proj", "v_proj"), 8
+# The oldest release that loads the graphs: 8-bit MatMulNBits on the CPU and GatherBlockQuantized over uint8 are the
+# youngest of their ops; the fp32 graphs need opset 21 and FusedMatMul only.
+MINIMUM_ONNXRUNTIME = {"fp32": "1.21", "int4": "1.23", "int8": "1.23"}
+
+
+@dataclass
+class Clock:
+    """Seconds spent on each piece of work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[what] = round(time.perf_counter() - start, 2)
+
+
+def assemble(
+    run: Path,
+    out: Path,
+    *,
+    precision: Precision,
+    device: Device,
+    merge: bool,
+    check: bool,
+    backbone: str | None,
+    progress: Progress,
+) -> ExportReport:
+    """See `edgeadapt_export.export`."""
+    if precision not in ("fp32", "int8", "int4") or device not in ("rpi4", "generic"):
+        raise EdgeAdaptError(f"precision {precision!r}, device {device!r}: give fp32, int8 or int4, and rpi4 or generic")
+    opened = RunDir.open(run)
+    method = deployer(opened.adapter.method)
+    adapter = StoredAdapter.of(opened)
+    clock = Clock()
+    with clock.time("backbone"):
+        source = _backbone(opened, backbone)
+        graph = decoder.build(source, progress=progress)
+        shape = geometry(source.path, graph)
+        codec = TextCodec.from_folder(source.path)
+    if (adapter.manifest.backbone.hidden_size, adapter.manifest.backbone.num_layers) != (shape.hidden_size, shape.num_layers):
+        raise EdgeAdaptError(f"{run}: its adapter is for another shape of backbone than {source.id}")
+    name = _adapter_name(opened)
+    with storage_errors(out.parent), published_bundle(out) as building:
+        with clock.time("graphs"):
+            graphs, deployed = _write_graphs(building, name, graph, shape, method, adapter, precision, merge, progress)
+            copy_model_files(source.path, graph, building)
+        figures = None
+        if check:
+            with clock.time("parity"):
+                items = parity.sequences(sample_texts(graph, codec, progress), opened.adapter.tasks, codec)
+                file = building / "adapters" / name / deployed.file if deployed.file else None
+                figures = parity.measure(building, graphs, deployed, file, method, adapter, source.path, items, progress)
+            if precision == "fp32":
+                figures.check()
+        with clock.time("sealing"):
+            progress("hashing and verifying the bundle", 0, None)
+            manifest = seal(
+                building,
+                BundleManifest(
+                    format=1,
+                    backbone=_identity(source, graph, shape, codec),
+                    precision=precision,
+                    device=device,
+                    opset=_opset(graph),
+                    minimum_onnxruntime=MINIMUM_ONNXRUNTIME[precision],
+                    graphs=graphs,
+                    adapters=(_entry(name, adapter, deployed),),
+                    parity={} if figures is None else figures.to_json(),
+                ),
+            )
+    files = {file: entry.size for file, entry in manifest.files.items()}
+    return ExportReport(
+        bundle=out,
+        backbone=source.id,
+        method=opened.adapter.method,
+        kind=deployed.kind,
+        precision=precision,
+        device=device,
+        size=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+        files=files,
+        seconds=clock.seconds,
+        parity=figures,
+    )
+
+
+def base_graph(
+    graph: decoder.DecoderGraph,
+    shape: Geometry,
+    precision: Precision,
+    folded: tuple[Deployer, StoredAdapter] | None = None,
+    progress: Progress | None = None,
+) -> ir.Model:
+    """The backbone's graph, ready to be grafted: shared embedding, computed rotary tables, quantised weights.
+
+    `folded` is merged into the fp32 weights on the way.
+    """
+    base = apply(ir.load(graph.model), Tidy(), ShareEmbedding(), ComputeRotaryTables())
+    if folded is not None:
+        folded[0].merge(base, shape, folded[1])
+    if precision != "fp32":
+        if progress is not None:
+            progress(f"quantising the weights to {precision}", 0, None)
+        apply(base, QuantiseWeights(precision))
+    return base
+
+
+def geometry(backbone: Path, graph: decoder.DecoderGraph) -> Geometry:
+    """The decoder's shape, from genai_config.json (what the builder used) and config.json."""
+    model = graph.genai_config()["model"]
+    inner = model["decoder"]
+    return Geometry(
+        num_layers=int(inner["num_hidden_layers"]),
+        hidden_size=int(inner["hidden_size"]),
+        num_heads=int(inner["num_attention_heads"]),
+        num_kv_heads=int(inner["num_key_value_heads"]),
+        head_dim=int(inner["head_size"]),
+        vocab_size=int(model["vocab_size"]),
+        context_length=int(model["context_length"]),
+    )
+
+
+def _write_graphs(
+    out: Path,
+    name: str,
+    graph: decoder.DecoderGraph,
+    shape: Geometry,
+    method: Deployer,
+    adapter: StoredAdapter,
+    precision: Precision,
+    merge: bool,
+    progress: Progress,
+) -> tuple[dict[str, str], Deployed]:
+    """Every graph and the adapter's own files. Returns graph files by role, and the adapter's deployment."""
+    base = base_graph(graph, shape, precision, (method, adapter) if merge else None, progress)
+    progress("writing the graphs", 0, None)
+    made = {"model": base.clone(), "embed": apply(base.clone(), KeepEmbedding(shape.hidden_size), Tidy())}
+    folder = out / "adapters" / name
+    folder.mkdir(parents=True)
+    if merge:
+        deployed = Deployed("merged", None, ())
+    else:
+        deployed = method.write(folder, base, shape, adapter)
+        method.graft(made["model"], shape, adapter)
+        made["bare"] = base.clone()
+        if deployed.kind != "lowrank":
+            made["lora8"] = _lora_baseline(base.clone(), shape)
+    (folder / "adapter.json").write_bytes(_description(adapter))
+    with WeightStore(out / DATA) as store:
+        for role in sorted(made, key=("model", "bare", "lora8", "embed").index):
+            store.save(apply(made[role], AddFunctionBodies()), out / f"{role}.onnx")
+    return {role: f"{role}.onnx" for role in made}, deployed
+
+
+def _lora_baseline(model: ir.Model, shape: Geometry) -> ir.Model:
+    """LoRA of rank 8 on q and v: what bench compares an adapter with. Its factors are inputs, as for a real one."""
+    targets = parts(model, shape, tuple(range(shape.num_layers)), BASELINE_MODULES, BASELINE_RANK)
+    return apply(model, GraftLinear(targets, {name: shape.hidden_size for _, name in linears(model)}))
+
+
+def _backbone(run: RunDir, given: str | None) -> Backbone:
+    reference = run.adapter.backbone
+    found = resolve(given or reference.id)
+    if found.revision != reference.revision:
+        raise EdgeAdaptError(
+            f"{run.path}: trained on {reference.id} at {reference.revision}, but {given or reference.id} is now at "
+            f"{found.revision}; name the same backbone, or train again"
+        )
+    return found
+
+
+def _identity(source: Backbone, graph: decoder.DecoderGraph, shape: Geometry, codec: TextCodec) -> BundleBackbone:
+    config = read_json(source.path / "config.json")
+    return BundleBackbone(
+        id=source.id,
+        revision=source.revision,
+        architecture=str(config["architectures"][0]),
+        num_layers=shape.num_layers,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        hidden_size=shape.hidden_size,
+        vocab_size=shape.vocab_size,
+        context_length=shape.context_length,
+        eos=codec.eos_ids,
+    )
+
+
+def _entry(name: str, adapter: StoredAdapter, deployed: Deployed) -> AdapterEntry:
+    file = f"adapters/{name}/{deployed.file}" if deployed.file else None
+    return AdapterEntry(
+        name=name,
+        method=adapter.manifest.method,
+        variant=adapter.manifest.variant,
+        kind=deployed.kind,
+        inputs=deployed.inputs,
+        sites=adapter.manifest.sites,
+        bytes=adapter.manifest.bytes,
+        tasks=adapter.manifest.tasks,
+        graph=file if deployed.kind == "direction" else None,
+        weights=file if deployed.kind == "lowrank" else None,
+        parts=deployed.parts,
+    )
+
+
+def _description(adapter: StoredAdapter) -> bytes:
+    import json
+
+    return (json.dumps(adapter.manifest.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _adapter_name(run: RunDir) -> str:
+    """The run directory's name, in the letters that an adapter's name may have; the method's where none are left."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", run.path.resolve().name).strip("-.")[:100]
+    return name or run.adapter.method
+
+
+def _opset(graph: decoder.DecoderGraph) -> int:
+    return ir.load(graph.model).opset_imports[""]

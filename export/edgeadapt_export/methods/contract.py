@@ -1,0 +1,62 @@
+"""What a method must offer to be exported."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeadapt.bundle import LowRankPart
+from edgeadapt.rundir import AdapterManifest, RunDir
+from edgeadapt_export.decoder_map import Geometry
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """An adapter as a run stores it: its description and its tensors."""
+
+    manifest: AdapterManifest
+    tensors: dict[str, Array]
+
+    @classmethod
+    def of(cls, run: RunDir) -> StoredAdapter:
+        return cls(run.adapter, run.tensors())
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The adapter's own file in a bundle and what it feeds."""
+
+    kind: Literal["direction", "lowrank", "merged"]
+    file: str | None
+    inputs: tuple[str, ...]
+    parts: tuple[LowRankPart, ...] = ()
+
+
+class Deployer(Protocol):
+    """One method. All of these raise EdgeAdaptError when the tensors do not fit the sites or the graph."""
+
+    def graft(self, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> None:
+        """Put the method's sites into the base graph, the values being inputs of it."""
+        ...
+
+    def merge(self, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> None:
+        """Fold the adapter into the fp32 weights. Raises EdgeAdaptError where the method has no static merge."""
+        ...
+
+    def write(self, folder: Path, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> Deployed:
+        """Write the adapter's own file into `folder` (adapters/<name>)."""
+        ...
+
+    def attach(
+        self, torch_model: Any, adapter: StoredAdapter, pool: NDArray[np.float32], task: int
+    ) -> AbstractContextManager[None]:
+        """Make the PyTorch model act as adapted for one prompt: `pool` [1, d], `task` its number. Undone on leaving."""
+        ...

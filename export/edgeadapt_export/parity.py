@@ -1,0 +1,200 @@
+"""The exported files against PyTorch: same backbone, same stored adapter, teacher-forced on real prompts.
+
+    sequences   each of sample_text.py's texts, asked as one of the adapter's tasks (in turn) with one of its choices as the
+                answer, until there are POSITIONS positions; without tasks, the plain texts
+    PyTorch     the backbone from its Hugging Face folder, float32; the adapter from its *stored* tensors by hooks
+                (methods/*.attach): nothing of the exporter, of the function bodies or of training code is in this view
+    ONNX        embed.onnx -> direction.onnx -> model.onnx on stock onnxruntime, function bodies only
+    figures     over all positions of all sequences, p PyTorch's and q ONNX's next-token distributions
+                max |logit difference|        share of positions with equal argmax        mean KL(p || q) in nats
+    fp32 must have a difference <= 1e-3 and agreement >= 99.9 %. int8 and int4 are measured and recorded, not judged: their
+    rounding is a choice; what it costs in a task's accuracy is for the bench to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edgeadapt.errors import CheckFailed
+from edgeadapt.progress import Progress, silent
+from edgeadapt.runtime.adapters import pack
+from edgeadapt.tasks import TaskSpec, encode_prompt, encode_target
+from edgeadapt.text import TextCodec
+from edgeadapt_export.methods import Deployed, Deployer, StoredAdapter
+
+POSITIONS = 2000
+MAX_DIFFERENCE = 1e-3
+MIN_AGREEMENT = 0.999
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PromptAndAnswer:
+    """One prompt with an answer: `ids`, of which the first `prompt` are the prompt; asked as task number `task`."""
+
+    ids: tuple[int, ...]
+    prompt: int
+    task: int
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Figures of the exported files against PyTorch in float32, over `positions` positions."""
+
+    positions: int
+    sequences: int
+    max_abs_logit_difference: float
+    argmax_agreement: float
+    mean_kl: float
+    reference: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def check(self) -> None:
+        """Raise CheckFailed unless the files compute what PyTorch computes (fp32)."""
+        if not (self.max_abs_logit_difference <= MAX_DIFFERENCE and self.argmax_agreement >= MIN_AGREEMENT):
+            raise CheckFailed(
+                f"parity: the exported fp32 graph differs from PyTorch by {self.max_abs_logit_difference:.2e} in a logit "
+                f"(limit {MAX_DIFFERENCE:.0e}) and agrees on {100 * self.argmax_agreement:.2f} % of {self.positions} "
+                "positions (99.9 % needed); nothing was written"
+            )
+
+
+def sequences(
+    texts: Sequence[str], tasks: Sequence[TaskSpec], codec: TextCodec, positions: int = POSITIONS
+) -> list[PromptAndAnswer]:
+    """Prompts and answers of at least `positions` tokens altogether, if the texts give that many; deterministic."""
+    made: list[PromptAndAnswer] = []
+    total = 0
+    for round_ in range(max(1, len(tasks))):
+        for index, text in enumerate(texts):
+            if total >= positions:
+                return made
+            if tasks:
+                number = (index + round_) % len(tasks)
+                task = tasks[number]
+                prompt = encode_prompt(task, text, codec.encode)
+                answers = task.choices or ("yes",)
+                ids = [*prompt, *encode_target(answers[index % len(answers)], codec.encode)]
+            else:
+                number, ids = 0, codec.encode(text)
+                prompt = ids[: max(1, len(ids) // 2)]
+            made.append(PromptAndAnswer(tuple(ids), len(prompt), number))
+            total += len(ids)
+    return made
+
+
+def measure(
+    bundle: Path,
+    graphs: Mapping[str, str],
+    deployed: Deployed,
+    adapter_file: Path | None,
+    method: Deployer,
+    adapter: StoredAdapter,
+    backbone: Path,
+    items: Sequence[PromptAndAnswer],
+    progress: Progress = silent,
+) -> Parity:
+    """Run both views over `items`. `graphs` are the bundle's files by role; merged adapters have no `adapter_file`."""
+    onnx = _Onnx(bundle, graphs, deployed, adapter_file, adapter)
+    reference = _Torch(backbone)
+    worst, agreed, divergence, positions = 0.0, 0, 0.0, 0
+    for done, item in enumerate(items):
+        progress("comparing with PyTorch", done, len(items))
+        ids = np.array([item.ids], np.int64)
+        with method.attach(reference.model, adapter, reference.pool(ids[:, : item.prompt]), item.task):
+            p = reference.logits(ids)
+        q = onnx.logits(ids, item)
+        worst = max(worst, float(np.abs(p - q).max()))
+        agreed += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
+        divergence += float(_kl(p, q).sum())
+        positions += len(p)
+    progress("comparing with PyTorch", len(items), len(items))
+    return Parity(positions, len(items), worst, agreed / positions, divergence / positions, reference.name)
+
+
+class _Torch:
+    """The backbone in PyTorch, float32."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        import transformers
+
+        self._torch = torch
+        noise = transformers.utils.logging.get_verbosity()
+        transformers.utils.logging.set_verbosity_error()
+        try:
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            )
+        finally:
+            transformers.utils.logging.set_verbosity(noise)
+        self.model = loaded.eval()
+        self.name = f"torch {torch.__version__}, transformers {transformers.__version__}, float32"
+
+    def pool(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Mean of the prompt's embedding outputs [1, d]."""
+        with self._torch.inference_mode():
+            embedded = self.model.get_input_embeddings()(self._torch.from_numpy(ids))
+            return np.asarray(embedded.mean(dim=1).numpy())
+
+    def logits(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[T, V]."""
+        with self._torch.inference_mode():
+            return np.asarray(self.model(self._torch.from_numpy(ids), use_cache=False).logits[0].numpy())
+
+
+class _Onnx:
+    """The bundle's own files on stock onnxruntime, without our library."""
+
+    def __init__(
+        self, bundle: Path, graphs: Mapping[str, str], deployed: Deployed, file: Path | None, adapter: StoredAdapter
+    ) -> None:
+        self._base = _session(bundle / graphs["model"])
+        self._past = {
+            item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)
+            for item in self._base.get_inputs()
+            if item.name.startswith("past_key_values.")
+        }
+        self._embed = self._direction = None
+        self._factors: dict[str, Array] = {}
+        if deployed.kind == "direction" and file is not None:
+            self._embed, self._direction = _session(bundle / graphs["embed"]), _session(file)
+        for part in deployed.parts:
+            self._factors |= pack(part, adapter.tensors.__getitem__)
+
+    def logits(self, ids: NDArray[np.int64], item: PromptAndAnswer) -> NDArray[np.float32]:
+        """[T, V]."""
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), **self._past, **self._factors}
+        if self._embed is not None and self._direction is not None:
+            prompt = ids[:, : item.prompt]
+            pool = self._embed.run(None, {"input_ids": prompt, "attention_mask": np.ones_like(prompt)})[0]
+            names = [output.name for output in self._direction.get_outputs()]
+            task = np.array([item.task], np.int64)
+            feeds |= dict(zip(names, self._direction.run(names, {"pool": pool, "task": task}), strict=True))
+        return np.asarray(self._base.run(["logits"], feeds)[0][0])
+
+
+def _session(path: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _kl(p: NDArray[np.float32], q: NDArray[np.float32]) -> NDArray[np.float64]:
+    """KL(softmax p || softmax q) of each row, in nats."""
+    log_p, log_q = _log_softmax(p), _log_softmax(q)
+    return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=1))
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
