@@ -15,8 +15,8 @@ help:  ## this list
 $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25'
-	@scripts/ort-headers || true
 	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[all,dev]'
+	@scripts/build-kernels
 	@touch $@
 
 demo: $(INSTALLED)  ## train two tasks, export, ask, measure: the whole road on a real small model

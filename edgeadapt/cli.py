@@ -120,7 +120,9 @@ def run(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")],
     prompt: Annotated[str, typer.Argument(help="The text; '-' reads standard input, a line at a time.")] = "-",
     task: Annotated[str | None, typer.Option(help="Ask as this task of the adapter.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="Adapter of the bundle; its first one if not given.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Adapter to use; the one that knows the task if not given.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy; higher is more varied.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample among the k likeliest tokens; 0: all.")] = 0,
@@ -142,9 +144,7 @@ def run(
     from edgeadapt.runtime.answer import answer
     from edgeadapt.runtime.generate import Sampling
 
-    sampling = Sampling(
-        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens
-    )
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens)
     answer(bundle, prompt, adapter=adapter, task=task, sampling=sampling, threads=threads, as_json=as_json)
 
 
@@ -177,9 +177,7 @@ def bench(
 
 
 @app.command()
-def inspect(
-    path: Annotated[Path, typer.Argument(help="Bundle or run directory.")], as_json: JsonFlag = False
-) -> None:
+def inspect(path: Annotated[Path, typer.Argument(help="Bundle or run directory.")], as_json: JsonFlag = False) -> None:
     """Show what is inside, byte by byte.
 
     \b
