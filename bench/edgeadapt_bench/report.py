@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -118,38 +119,28 @@ class BenchReport:
         }
 
     def table(self) -> RenderableType:
-        """One line per variant; medians, and ratios to the bare backbone with their 95 % intervals."""
-        table = Table(title=f"{self.device}: {self.fingerprint.cpu}, {self._threads()}", title_justify="left")
-        table.add_column("variant")
-        for name in ("load ms", "prefill ms", "ratio", "decode ms/token", "tokens/s", "ratio", "task switch ms"):
-            table.add_column(name, justify="right")
-        for name in ("adapter switch ms", "peak MB", "model MB"):
-            table.add_column(name, justify="right")
-        memory = {item.origin.variant: item for item in self.memory}
-        for variant in memory:
-            rows = {row.phase: row for row in self.rows if row.origin.variant == variant}
+        """Medians per variant, and ratios to the bare backbone with their 95 % intervals."""
+        title = f"{self.device}: {self.fingerprint.cpu}, {self._threads()}"
+        speed = _table(title, "prefill ms", "x bare", "decode ms/token", "tokens/s", "x bare")
+        other = _table("", "load ms", "task switch ms", "adapter switch ms", "peak MB", "model MB")
+        for item in self.memory:
+            name = item.origin.variant
+            rows = {row.phase: row for row in self.rows if row.origin.variant == name}
             decode = rows.get("decode")
-            table.add_row(
-                variant,
-                _ms(rows.get("load"), 0),
-                _ms(rows.get("prefill"), 1),
-                _ratio(rows.get("prefill")),
-                _ms(decode, 2),
-                f"{1 / decode.summary.p50:.1f}" if decode else "-",
-                _ratio(decode),
-                _ms(rows.get("task_switch"), 2),
-                _ms(rows.get("adapter_switch"), 1),
-                f"{memory[variant].peak / 1e6:.0f}",
-                f"{memory[variant].increase / 1e6:.0f}",
-            )
-        return Group(table, *self._lines())
+            rate = f"{1 / decode.summary.p50:.1f}" if decode else "-"
+            prefill = rows.get("prefill")
+            speed.add_row(name, _ms(prefill, 1), _ratio(prefill), _ms(decode, 2), rate, _ratio(decode))
+            switches = _ms(rows.get("task_switch"), 2), _ms(rows.get("adapter_switch"), 1)
+            sizes = f"{item.peak / 1e6:.0f}", f"{item.increase / 1e6:.0f}"
+            other.add_row(name, _ms(rows.get("load"), 0), *switches, *sizes)
+        return Group(speed, other, *self._lines())
 
     def _threads(self) -> str:
         threads = self.memory[0].origin.threads
         return f"{threads} thread{'s' if threads > 1 else ''}"
 
     def _lines(self) -> list[str]:
-        lines = ["ratio: paired against the bare backbone, median [95 % interval]; model MB: peak beyond the same process"]
+        lines = ["x bare: paired ratio, median \\[95 % interval]; model MB: peak beyond the same process without the model"]
         lines += [f"{item.origin.variant}: {item.origin.note}" for item in self.memory if item.origin.note]
         for bundle, files in self.sizes.items():
             large = sorted(files.items(), key=lambda item: -item[1])[:6]
@@ -174,6 +165,14 @@ def problems(before: Conditions, after: Conditions) -> list[str]:
     return found
 
 
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("variant")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
 def _ms(row: Row | None, digits: int) -> str:
     return f"{row.summary.p50 * 1e3:.{digits}f}" if row else "-"
 
@@ -181,4 +180,4 @@ def _ms(row: Row | None, digits: int) -> str:
 def _ratio(row: Row | None) -> str:
     if row is None or row.ratio is None:
         return "-"
-    return f"{row.ratio.value:.3f} \\[{row.ratio.low:.3f}, {row.ratio.high:.3f}]"
+    return f"{row.ratio.value:.3f} \\[{row.ratio.low:.3f} {row.ratio.high:.3f}]"

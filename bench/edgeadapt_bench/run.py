@@ -110,7 +110,7 @@ def _measure(
         end = None if left is None else opened + left * ENDS[phase]
         taken = interleave(workers, _asker(phase, work), phase, plan, end)
         if phase == "load":
-            taken = {name: [[workers[name].opened["load_s"]], *turns] for name, turns in taken.items()}
+            taken = {name: [[worker.opened["load_s"]], *taken.get(name, [])] for name, worker in workers.items()}
         rows.extend(_rows(taken, origins, work, phase, started))
     return rows, memory
 
@@ -124,44 +124,53 @@ def interleave(
 ) -> dict[str, list[Samples]]:
     """Let the workers take turns until the plan is fulfilled, or the monotonic clock passes `end`.
 
+    Warm-up may take a third of the time until `end`. A round that `end` cuts short is dropped. If not one round could be
+    measured, those of the warm-up are what there is: a few samples are better than none, and the row has their number.
+
     Returns:
         For every worker that takes part in this phase, its samples, turn by turn; turns of one index are one round.
     """
-    names = list(workers)
-    taking: dict[str, list[Samples]] = {}
-    for name in names:  # the first turn tells who takes part
-        first = ask(workers[name])
-        if first is not None:
-            taking[name] = [first]
-    names = list(taking)
-    if not names:
-        return {}
-    if phase == "load":
-        taking = {name: [] for name in names}
-    warming = phase != "load"
-    began = time.monotonic()
-    turn = 1
-    while True:
-        rounds = len(taking[names[0]])
-        late = end is not None and time.monotonic() >= end
-        if warming:
-            quiet = all(
-                statistics.settled([_mean(samples) for samples in turns], plan.window, plan.agreement)
-                for turns in taking.values()
-            )
-            if quiet or late or rounds >= plan.warm_up_rounds:
-                warming, began = False, time.monotonic()
-                # A late phase keeps what it has: a few samples are better than none, and their number is in the row.
-                taking = taking if late else {name: [] for name in names}
-                rounds = len(taking[names[0]])
-        if not warming:
-            enough = plan.load_samples if phase == "load" else plan.samples
-            if rounds >= 1 and (late or (rounds >= enough and time.monotonic() - began >= plan.seconds)):
-                return taking
-        for name in order(names, turn):
+
+    def late(end: float | None) -> bool:
+        return end is not None and time.monotonic() >= end
+
+    def turns(number: int, names: Sequence[str]) -> dict[str, Samples] | None:
+        taken: dict[str, Samples] = {}
+        for name in order(names, number):
+            if late(end):
+                return None
             samples = ask(workers[name])
-            taking[name].append(samples if samples is not None else [])
-        turn += 1
+            if samples is not None:
+                taken[name] = samples
+        return taken
+
+    warm_up: list[dict[str, Samples]] = []
+    begin = time.monotonic()
+    warm = None if end is None else begin + (end - begin) / 3
+    while phase != "load" and len(warm_up) < plan.warm_up_rounds and not late(warm):
+        taken = turns(len(warm_up), list(workers))
+        if taken is None:
+            break
+        warm_up.append(taken)
+        if not taken or all(_settled(warm_up, name, plan) for name in taken):
+            break
+    names = list(warm_up[0]) if warm_up else list(workers)
+    enough = plan.load_samples if phase == "load" else plan.samples
+    measured: list[dict[str, Samples]] = []
+    began = time.monotonic()
+    while names and not (
+        len(measured) >= enough and (time.monotonic() - began >= plan.seconds or len(measured) >= plan.most)
+    ):
+        taken = turns(len(measured), names)
+        if taken is None:
+            break
+        measured.append(taken)
+    kept = measured or warm_up
+    return {name: [taken[name] for taken in kept] for name in names if kept}
+
+
+def _settled(rounds: Sequence[Mapping[str, Samples]], name: str, plan: Effort) -> bool:
+    return statistics.settled([_mean(taken[name]) for taken in rounds], plan.window, plan.agreement)
 
 
 def order(names: Sequence[str], turn: int) -> list[str]:

@@ -46,6 +46,7 @@ class Subject:
         self._threads = threads
         self._ops: session.Ops = variant["ops"]
         self._adapter: str | None = variant["adapter"]
+        self._switchable = self._adapter is not None and bundle.adapter(self._adapter).kind != "merged"
         self._engine: Engine | None = None
         self._task = 0
         began = time.perf_counter()
@@ -89,7 +90,7 @@ class Subject:
         return seconds
 
     def task_switch(self, ids: Sequence[int]) -> float | None:
-        if self._engine is None or self._adapter is None or len(self._tasks()) < 2:
+        if self._engine is None or not self._switchable or len(self._tasks()) < 2:
             return None
         self._task = (self._task + 1) % len(self._tasks())
         name = self._tasks()[self._task]
@@ -99,7 +100,7 @@ class Subject:
         return time.perf_counter() - began
 
     def adapter_switch(self, ids: Sequence[int]) -> float | None:
-        if self._engine is None or self._adapter is None:
+        if self._engine is None or self._adapter is None or not self._switchable:
             return None
         self._engine.use(None)
         began = time.perf_counter()

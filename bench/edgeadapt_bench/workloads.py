@@ -47,26 +47,27 @@ class Workload:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure. A phase ends after `samples` rounds (`load_samples` for loading) and `seconds`, or, where the
-    whole run has `total_seconds`, at its share of them (`ENDS`)."""
+    """How much to measure. A phase ends after `samples` rounds (`load_samples` for loading) and `seconds`, at the latest
+    after `most` rounds, or, where the whole run has `total_seconds`, at its share of them (`ENDS`)."""
 
     samples: int = 30
     load_samples: int = 10
     seconds: float = 10.0
+    most: int = 300
     window: int = 5
     agreement: float = 0.05
     warm_up_rounds: int = 40
     total_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.samples, self.load_samples) < 1 or self.seconds < 0 or self.window < 1 or self.warm_up_rounds < 1:
+        if min(self.samples, self.load_samples, self.most) < 1 or self.seconds < 0 or self.window < 1 or self.warm_up_rounds < 1:
             raise EdgeAdaptError("samples, window and warm-up rounds must be at least 1, seconds at least 0")
         if not 0 < self.agreement < 1:
             raise EdgeAdaptError(f"agreement is {self.agreement}; give a share between 0 and 1")
 
 
 THOROUGH = Effort()
-QUICK = Effort(samples=30, load_samples=3, seconds=1.0, window=3, warm_up_rounds=6, total_seconds=34.0)
+QUICK = Effort(samples=30, load_samples=3, seconds=1.0, window=3, warm_up_rounds=6, total_seconds=33.0)
 # With a total: where each phase has to be over, as shares of it. Loading again comes last and takes what is left.
 ENDS: dict[Phase, float] = {"decode": 0.60, "prefill": 0.85, "task_switch": 0.88, "adapter_switch": 0.91, "load": 1.0}
 ORDER: tuple[Phase, ...] = ("decode", "prefill", "task_switch", "adapter_switch", "load")

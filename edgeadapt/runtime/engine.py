@@ -105,9 +105,13 @@ class Engine:
         self._task = number
         return self._adapter.tasks[number]
 
+    def inputs(self, ids: Sequence[int]) -> adapters.Feeds:
+        """The adapter's inputs for a prompt, by name; none if no adapter is in use."""
+        return {} if self._adapter is None else self._adapter.feeds(ids, self._task)
+
     def adapt(self, ids: Sequence[int]) -> None:
         """Bind the adapter's inputs for a prompt; zeros if none is in use."""
-        self.decoder.feed({} if self._adapter is None else self._adapter.feeds(ids, self._task))
+        self.decoder.feed(self.inputs(ids))
 
     def prefill(self, ids: Sequence[int], room: int = 0) -> np.ndarray:
         """Adapt to a prompt and run it. Returns the logits after it, [V] float32, valid until the next call."""

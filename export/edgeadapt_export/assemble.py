@@ -40,6 +40,7 @@ from edgeadapt_export.passes.graft_linear import GraftLinear, parts
 from edgeadapt_export.passes.quantise import QuantiseWeights
 from edgeadapt_export.passes.share_embedding import ShareEmbedding
 from edgeadapt_export.passes.tidy import Tidy
+from edgeadapt_export.probe import write_probes
 from edgeadapt_export.report import ExportReport
 from edgeadapt_export.sample_text import sample_texts
 from edgeadapt_export.store import WeightStore
@@ -198,7 +199,8 @@ def _write_graphs(
     with WeightStore(out / DATA) as store:
         for role in sorted(made, key=("model", "bare", "lora8", "embed").index):
             store.save(apply(made[role], AddFunctionBodies()), out / f"{role}.onnx")
-    return {role: f"{role}.onnx" for role in made}, deployed
+    probes = write_probes(out, [*out.glob("*.onnx"), *folder.glob("*.onnx")])
+    return {**{role: f"{role}.onnx" for role in made}, **probes}, deployed
 
 
 def _lora_baseline(model: ir.Model, shape: Geometry) -> ir.Model:

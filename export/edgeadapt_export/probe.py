@@ -7,37 +7,45 @@ an ONNX graph states both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx.parser
 from onnx import TensorProto, helper
 
-from edgeadapt.files import write_atomic
 from edgeadapt.ops import DOMAIN, OPS, OPSET, VERSION, Case, Op
 
 FOLDER = "probes"
 _IR_VERSION = 10  # the newest that ONNX Runtime 1.20 reads
 
 
-def write_probes(bundle: Path, used: Iterable[tuple[str, Mapping[str, bool]]]) -> dict[str, str]:
-    """Write the probes of the ops that a bundle's graphs use.
+def write_probes(bundle: Path, graphs: Iterable[Path]) -> dict[str, str]:
+    """Write the probes of all ops of our domain that `graphs` use, in the forms that they use.
+
+    The form of an op shows in its number of inputs: a function cannot branch on an input that is not there.
 
     Args:
         bundle: directory being built; the files go to its folder `probes`.
-        used: op names of `edgeadapt.ops.OPS`, each with the form of its body that the graphs hold.
+        graphs: ONNX files; their external data are not read.
 
     Returns:
         Manifest entries for `graphs`: "probe/<op>/<number>" -> path from the bundle's root.
     """
+    used = {
+        (node.op_type, len(node.input))
+        for path in graphs
+        for node in onnx.load(str(path), load_external_data=False).graph.node
+        if node.domain == DOMAIN
+    }
     entries: dict[str, str] = {}
-    for name, form in sorted({(name, tuple(sorted(form.items()))) for name, form in used}):
-        op = OPS[name]
-        for case in _signatures(op, dict(form)):
+    for name, arity in sorted(used):
+        for case in _signatures(OPS[name], arity):
             number = sum(key.startswith(f"probe/{name}/") for key in entries)
             relative = f"{FOLDER}/{name}.{number}.onnx"
-            write_atomic(bundle / relative, probe(op, case))
+            (bundle / FOLDER).mkdir(exist_ok=True)
+            (bundle / relative).write_bytes(probe(OPS[name], case))
             entries[f"probe/{name}/{number}"] = relative
     return entries
 
@@ -62,11 +70,11 @@ def probe(op: Op, case: Case) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _signatures(op: Op, form: dict[str, bool]) -> list[Case]:
-    """One case for every set of dtypes and ranks among the op's cases of this form."""
+def _signatures(op: Op, arity: int) -> list[Case]:
+    """One case for every set of dtypes and ranks among the op's cases of so many inputs."""
     found: dict[tuple[tuple[str, str, int], ...], Case] = {}
     for case in op.cases(np.random.default_rng(0)):
-        if {**op.forms[0], **dict(case.form)} == {**op.forms[0], **form}:
+        if len(case.inputs) == arity:
             key = tuple((name, str(value.dtype), value.ndim) for name, value in case.inputs.items())
             found.setdefault(key, case)
     return list(found.values())

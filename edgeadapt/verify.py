@@ -1,0 +1,203 @@
+"""`edgeadapt verify`: is this bundle whole, and does it compute here what it is meant to compute?
+
+    integrity    every file is the one that the manifest lists
+    op           for every op that the bundle's graphs use, on the op's own random and adversarial cases:
+                 |view - reference| <= allowance        view = function body (stock ONNX Runtime), kernel (our library)
+    graph        zero adapter inputs                     = the bare graph, exactly
+                 an adapter whose inputs are not zero    changes the logits: it is not silently without effect
+                 kernels on                              = kernels off, within `KERNEL_TOLERANCE` of the largest logit
+
+The bundle carries a probe graph for each op (one node, all inputs open), since nothing here can build an ONNX graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+
+from edgeadapt.bundle import MANIFEST, Bundle
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.onnxscan import scan
+from edgeadapt.ops import DOMAIN, OPS, Case, Op
+from edgeadapt.ops.library import library_path
+from edgeadapt.runtime import session
+from edgeadapt.runtime.engine import Engine
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PROBE = "probe/"
+SEEDS = (0, 1)
+# Another order of summation, through every layer. int4 and int8 products quantise their activations as well: a
+# rounding that falls to the other side there is worth more than the difference that tipped it.
+KERNEL_TOLERANCE = {"fp32": 1e-4, "int8": 2e-2, "int4": 2e-2}
+_PROMPT_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. `measured` and `allowed` are in the check's own terms; `passed` is what counts."""
+
+    name: str
+    measured: str
+    allowed: str
+    passed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """All checks that were made, and a word on those that could not be."""
+
+    bundle: str
+    rows: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failures(self) -> int:
+        return sum(not row.passed for row in self.rows)
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [row.to_json() for row in self.rows]
+        return {"bundle": self.bundle, "passed": self.passed, "checks": rows, "notes": list(self.notes)}
+
+    def table(self) -> Table:
+        from rich import box
+        from rich.table import Table
+
+        table = Table(title=self.bundle, title_justify="left", box=box.SIMPLE_HEAD, caption="\n".join(self.notes) or None)
+        for column in ("check", "measured", "allowed", ""):
+            table.add_column(column)
+        for row in self.rows:
+            table.add_row(row.name, row.measured, row.allowed, "ok" if row.passed else "FAILED")
+        return table
+
+
+def verify(bundle: Path, *, threads: int = 1) -> VerifyReport:
+    """Make every check that this machine can make.
+
+    Raises:
+        EdgeAdaptError: `bundle` is no bundle directory at all.
+    """
+    if not (bundle / MANIFEST).is_file():
+        raise EdgeAdaptError(f"{bundle}: has no {MANIFEST}, so it is not a bundle; make one with edgeadapt export")
+    try:
+        opened = Bundle.open(bundle)
+    except EdgeAdaptError as error:
+        return VerifyReport(str(bundle), (Check("integrity", str(error), "as listed", passed=False),))
+    count = len(opened.manifest.files)
+    rows = [Check("integrity", f"{count} files, {opened.size / 1e6:.1f} MB", "as listed", passed=True)]
+    rows += op_checks(opened, threads)
+    rows += graph_checks(opened, threads)
+    library = library_path()
+    note = "no op library on this machine: kernels were not checked" if library is None else f"op library: {library}"
+    return VerifyReport(str(bundle), tuple(rows), (note,))
+
+
+def op_checks(bundle: Bundle, threads: int) -> Iterator[Check]:
+    """Body and kernel against the reference, for every probe of the bundle."""
+    probes = {key: bundle.graph(key) for key in bundle.manifest.graphs if key.startswith(PROBE)}
+    probed = {key.removeprefix(PROBE).partition("/")[0] for key in probes}
+    for name in sorted(_ops_used(bundle) - probed):
+        yield Check(f"op {name}", "used, but the bundle has no probe of it", "a probe; export it again", passed=False)
+    views: list[tuple[str, session.Ops]] = [("body", "off")]
+    if library_path() is not None:
+        views.append(("kernel", "auto"))
+    for key, path in probes.items():
+        name = key.removeprefix(PROBE).partition("/")[0]
+        if name not in OPS:
+            yield Check(f"op {name}", "unknown to this edgeadapt", "a known op; update edgeadapt", passed=False)
+            continue
+        for view, ops in views:
+            yield _op_check(OPS[name], session.create(path, threads=threads, ops=ops), view)
+
+
+def graph_checks(bundle: Bundle, threads: int) -> Iterator[Check]:
+    """The decoder graph as a whole: with and without an adapter's values, with and without kernels."""
+    engine = Engine.open(bundle.root, threads=threads, ops="off")
+    rng = np.random.default_rng(0)
+    ids = [int(token) for token in rng.integers(0, engine.decoder.vocabulary_size, _PROMPT_TOKENS)]
+    kernels = None if library_path() is None else Engine.open(bundle.root, threads=threads, ops="auto")
+    zero = _logits(engine, ids)
+    if "bare" in bundle.manifest.graphs and not any(item.kind == "merged" for item in bundle.manifest.adapters):
+        bare = _logits(Engine.open(bundle.root, graph="bare", threads=threads, ops="off"), ids)
+        difference = float(np.abs(zero - bare).max())
+        yield Check("graph: zero inputs = bare", f"{difference:.2e}", "0", passed=difference == 0)
+    for entry in bundle.manifest.adapters:
+        task = entry.tasks[0].name if entry.tasks else None
+        used = _logits(engine, ids, entry.name, task)
+        if entry.inputs:
+            silent = [name for name, value in engine.inputs(ids).items() if not value.numpy().any()]
+            effect = float(np.abs(used - zero).max())
+            wanted = f"any: {silent[0]} is zero here" if silent else "> 0"
+            yield Check(f"graph: {entry.name} has an effect", f"{effect:.2e}", wanted, passed=bool(silent) or effect > 0)
+        if kernels is not None:
+            allowed = KERNEL_TOLERANCE[bundle.manifest.precision] * float(np.abs(used).max())
+            difference = float(np.abs(_logits(kernels, ids, entry.name, task) - used).max())
+            name = f"graph: {entry.name}, kernels = bodies"
+            yield Check(name, f"{difference:.2e}", f"{allowed:.2e}", passed=difference <= allowed)
+
+
+def _op_check(op: Op, runner: ort.InferenceSession, view: str) -> Check:
+    """The worst of the cases that this probe can take, as a share of what each may differ by."""
+    signature = {item.name: (item.type, len(item.shape)) for item in runner.get_inputs()}
+    worst, count, where = 0.0, 0, ""
+    for seed in SEEDS:
+        for case in op.cases(np.random.default_rng(seed)):
+            if _signature(case.inputs) != signature:
+                continue
+            count += 1
+            share = _share(op, case, runner)
+            if share > worst:
+                worst, where = share, f" ({case.name})" if share > 1 else ""
+    types = {item.type for item in runner.get_inputs()}
+    half = " float16" if "tensor(float16)" in types and op.name == "LowRankUpdate" else ""
+    name = f"op {op.name}{half}: {view} = reference"
+    return Check(name, f"{worst:.3f} in {count} cases{where}", "1 (share of tolerance)", passed=count > 0 and worst <= 1)
+
+
+def _share(op: Op, case: Case, runner: ort.InferenceSession) -> float:
+    """Largest difference from the reference over the case's allowance; infinite where NaN or inf are elsewhere."""
+    expected = op.reference(*case.inputs.values())
+    found = np.asarray(runner.run(None, dict(case.inputs))[0])
+    finite = np.isfinite(expected)
+    if found.shape != expected.shape or not np.array_equal(found[~finite], expected[~finite], equal_nan=True):
+        return float("inf")
+    difference = float(np.abs(found[finite] - expected[finite]).max(initial=0.0))
+    if difference == 0:
+        return 0.0
+    allowed = op.allowance(case, expected)
+    return difference / allowed if allowed > 0 and np.isfinite(difference) else float("inf")
+
+
+def _ops_used(bundle: Bundle) -> set[str]:
+    """Ops of our domain in any graph of the bundle."""
+    graphs = [bundle.path(name) for name in bundle.manifest.files if name.endswith(".onnx")]
+    prefix = f"{DOMAIN}::"
+    return {op.removeprefix(prefix) for path in graphs for op in scan(path).operators if op.startswith(prefix)}
+
+
+def _signature(inputs: Mapping[str, np.ndarray]) -> dict[str, tuple[str, int]]:
+    names = {"float32": "float", "float64": "double"}
+    return {
+        name: (f"tensor({names.get(str(value.dtype), str(value.dtype))})", value.ndim) for name, value in inputs.items()
+    }
+
+
+def _logits(engine: Engine, ids: list[int], adapter: str | None = None, task: str | None = None) -> np.ndarray:
+    """Logits after the prompt, asked as an adapter's task, [V] float32."""
+    engine.use(adapter)
+    if adapter is not None and task is not None:
+        engine.task(task)
+    return engine.prefill(ids).copy()
