@@ -42,6 +42,7 @@ _WANTED = (
     "*.safetensors.index.json",
 )
 _UNWANTED = ("*/*", "consolidated*")
+_SAY_FROM = 1 << 30  # from this size on, hashing takes long enough to be mentioned
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def _from_disk(place: Path, cache: Path | None, progress: Progress | None) -> Ba
     if place.is_dir() and (place / "config.json").is_file() and any(place.glob("*.safetensors")):
         check_folder(place)
         with transfer(progress) as show:
-            show(f"checking {place.name}", 0, None)
+            if sum(path.stat().st_size for path in place.glob("*.safetensors")) > _SAY_FROM:
+                show(f"checking {place.name}", 0, None)
             return Backbone(place.name, f"sha256:{_folder_digest(place, cache)[:16]}", place)
     if len(gguf) != 1 or gguf[0].suffix != ".gguf":
         if place.is_dir() and not gguf:

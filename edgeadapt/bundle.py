@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeadapt.bundle_checks import MANIFEST as MANIFEST
-from edgeadapt.bundle_checks import MAX_FILES, check_contents, check_directory
+from edgeadapt import bundle_checks
+from edgeadapt.bundle_checks import check_contents, check_directory
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import inside, published_directory, recover_directory, sha256_of, write_json
 from edgeadapt.manifest import AdapterBytes, check_format, check_hash, check_name, check_positive
@@ -25,6 +25,7 @@ from edgeadapt.records import decode, encode, read_json
 from edgeadapt.tasks import TaskSpec
 
 FORMAT = 1
+MANIFEST = bundle_checks.MANIFEST
 Precision = Literal["fp32", "int8", "int4"]
 Device = Literal["rpi4", "generic"]
 
@@ -237,6 +238,6 @@ def _read_manifest(path: Path) -> BundleManifest:
     value = read_json(path)
     check_format(value.get("format") if isinstance(value, dict) else None, FORMAT, f"{path}: ")
     manifest = decode(BundleManifest, value, str(path))
-    if not manifest.files or MANIFEST in manifest.files or len(manifest.files) > MAX_FILES:
+    if not manifest.files or MANIFEST in manifest.files or len(manifest.files) > bundle_checks.MAX_FILES:
         raise EdgeAdaptError(f"{path}: its list of files is empty, too long, or lists {MANIFEST} itself")
     return manifest

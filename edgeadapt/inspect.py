@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeadapt import bundle as bundles
-from edgeadapt import rundir
+from edgeadapt import inspect_tables, rundir
 from edgeadapt.bundle import AdapterEntry, Bundle
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt.inspect_tables import render as render
 from edgeadapt.manifest import AdapterBytes
 from edgeadapt.onnxscan import External, GraphSummary, Port, scan
 from edgeadapt.records import encode
@@ -19,6 +18,8 @@ from edgeadapt.rundir import RunDir
 from edgeadapt.tensors import shapes
 
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
+
+render = inspect_tables.render
 
 
 def describe(path: Path) -> dict[str, Any]:
