@@ -30,8 +30,7 @@ NOT_ON_A_DEVICE = (
     "onnxruntime_genai", "optimum", "peft", "pypi_simple", "requests", "scipy", "sklearn", "torch", "transformers",
 )  # fmt: skip
 
-# Imports every module of the core and of bench, and shows every command's help, where none of the above can be imported.
-WITHOUT_THE_STACK = f"""
+REFUSE = f"""
 import importlib, pkgutil, sys
 
 class Refuse:
@@ -40,6 +39,11 @@ class Refuse:
             raise ModuleNotFoundError(f"{{name}} is not on a device", name=name)
 
 sys.meta_path.insert(0, Refuse())
+from edgeadapt import cli
+"""
+
+# Imports every module of the core and of bench, and shows every command's help.
+IMPORT_ALL = f"""
 import edgeadapt, edgeadapt_bench
 count = 0
 for package in (edgeadapt, edgeadapt_bench):
@@ -47,7 +51,6 @@ for package in (edgeadapt, edgeadapt_bench):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
             count += 1
-from edgeadapt import cli
 for command in ([], ["train"], ["export"], ["run"], ["bench"], ["inspect"], ["verify"]):
     try:
         cli.main([*command, "--help"])
@@ -60,13 +63,13 @@ assert count > 25, count
 
 
 def test_everything_a_device_needs_imports_without_the_training_stack() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_THE_STACK], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", REFUSE + IMPORT_ALL], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_stage_whose_packages_are_missing_names_its_extra(tmp_path: Path) -> None:
-    lines = WITHOUT_THE_STACK.split("import edgeadapt,")[0] + "from edgeadapt import cli\ncli.main(['train', 'run=demo'])"
-    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False, cwd=tmp_path)
+    command = [sys.executable, "-c", f"{REFUSE}cli.main(['train', 'run=demo'])"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert re.search(r"pip install 'edgeadapt\[train\]'", done.stderr), done.stderr
 
@@ -91,11 +94,11 @@ def test_constraints_pin_every_direct_dependency_within_its_range() -> None:
     pins = {canonicalize_name(r.name): r for r in map(Requirement, (x for x in lines if x and not x.startswith("#")))}
     assert all(re.fullmatch(r"==[0-9][0-9a-z.]*", str(pin.specifier)) for pin in pins.values())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for line in (*project["dependencies"], *sum(project["optional-dependencies"].values(), [])):
-        wanted = Requirement(line)
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    for wanted in map(Requirement, (*project["dependencies"], *extras)):
         if wanted.name != "edgeadapt":
             pinned = str(pins[canonicalize_name(wanted.name)].specifier).removeprefix("==")
-            assert wanted.specifier.contains(pinned), f"{line}: constraints.txt has {pinned}"
+            assert wanted.specifier.contains(pinned), f"{wanted}: constraints.txt has {pinned}"
 
 
 class TestLibraryPath:
