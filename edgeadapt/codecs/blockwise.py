@@ -83,7 +83,7 @@ class BlockQuantised:
     @property
     def gather_data(self) -> NDArray[np.uint8]:
         """The same bytes as `data`, in GatherBlockQuantized's rank-2 shape [N, nb * block * bits / 8] (a view)."""
-        return self.data.reshape(self.rows, -1)
+        return self.data.reshape(self.rows, self.data.shape[1] * self.data.shape[2])
 
     @property
     def shareable(self) -> bool:
@@ -118,7 +118,7 @@ def quantise_blocks(
         part = slice(first, min(first + step, rows))
         padded = np.zeros((part.stop - first, blocks * block), dtype=np.float32)
         padded[:, :columns] = w[part]
-        codes, scales[part], points[part] = _fit(padded.reshape(-1, blocks, block), bits, zero_points)
+        codes, scales[part], points[part] = _fit(padded.reshape(len(padded), blocks, block), bits, zero_points)
         data[part] = _pack(codes, bits)
     return BlockQuantised(bits, block, columns, data, scales, _pack_points(points, bits) if zero_points else None)
 
@@ -128,7 +128,8 @@ def dequantise(quantised: BlockQuantised) -> NDArray[np.float32]:
     codes = _unpack(quantised.data, quantised.bits)
     points = _unpack_points(quantised)
     values = (codes.astype(np.float32) - points.astype(np.float32)[..., None]) * quantised.scales[..., None]
-    return np.ascontiguousarray(values.reshape(quantised.rows, -1)[:, : quantised.columns])
+    rows = values.reshape(quantised.rows, values.shape[1] * values.shape[2])
+    return np.ascontiguousarray(rows[:, : quantised.columns])
 
 
 def _fit(
@@ -191,7 +192,7 @@ def _pack(codes: NDArray[np.uint8], bits: Bits) -> NDArray[np.uint8]:
 def _unpack(data: NDArray[np.uint8], bits: Bits) -> NDArray[np.uint8]:
     if bits == 8:
         return data
-    return np.stack((data & np.uint8(15), data >> np.uint8(4)), axis=-1).reshape(*data.shape[:-1], -1)
+    return np.stack((data & np.uint8(15), data >> np.uint8(4)), axis=-1).reshape(*data.shape[:-1], 2 * data.shape[-1])
 
 
 def _pack_points(points: NDArray[np.uint8], bits: Bits) -> NDArray[np.uint8]:

@@ -107,7 +107,7 @@ def quantise(values: NDArray[np.floating]) -> ThreeBit:
     chosen = np.where(present, LEVELS[_nearest(exact, start)], np.float32(0)).astype(np.float64)
     refined = (exact * chosen).sum(axis=2) / np.square(chosen).sum(axis=2)
     scales = stored_scales(np.where(start > 0, refined, 0.0).astype(np.float32), "3-bit")
-    codes = _nearest(exact, scales.astype(np.float64)).reshape(rows, -1)[:, :width]
+    codes = _nearest(exact, scales.astype(np.float64)).reshape(rows, count * GROUP)[:, :width]
     return ThreeBit(pack(codes), scales)
 
 

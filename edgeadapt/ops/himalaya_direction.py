@@ -19,8 +19,9 @@ What the definition leaves open, decided here for every view
 - No open gate gives r = 0, exactly. So does a pool row with NaN or inf: all its logits are NaN, and NaN > 0 is false.
   Other rows of the batch are not touched.
 - Atoms that cancel exactly (equal rows, opposite coefficients) give r = 0. If they cancel only to rounding (||r~||
-  below about 1e-6 sum |k_j|), r is still unit, but its direction is rounding noise and views need not agree. The norm is
-  taken of r~ itself, not from the Gram matrix: the same number, without the digits that the quadratic form would lose there.
+  below about 1e-6 sum |k_j|), r is still unit, but its direction is rounding noise and views need not agree. The norm
+  is taken of r~ itself, not from the Gram matrix: the same number, without the digits that the quadratic form would
+  lose there.
 - A constant pool has LN = 0: the task alone decides. |pool| must stay below 1e18 (squares in float32).
 - int8 codes and finite fp16 scales keep a, c and k finite; scales and gains must be finite, gains >= 0 (a negative gain
   counts as 0).

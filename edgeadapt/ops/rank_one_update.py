@@ -43,7 +43,7 @@ def reference(y: F32, x: F32, r: F32, g: F32, b: F32 | None = None) -> F32:
 def body(*, addend: bool = False) -> str:
     """ONNX function in text syntax.
 
-    Chosen by measurement (30 sites, d = 576, stock onnxruntime 1.31.1, x86-64, one thread, T = 1; microseconds per step
+    Chosen by measurement (30 sites, d = 576, stock onnxruntime 1.31.1, x86-64, one thread, T = 1; microseconds a step
     for all sites): this form 88; MatMul with Unsqueeze(r, 2) 118; Mul and ReduceSum 103; Einsum 181; a second MatMul for
     the outer product 123; g r first 120. ONNX Runtime shares Unsqueeze(r) between the sites (common subexpressions) and
     folds the Transpose into one FusedMatMul, which reads r as a row; at T = 64 that costs 41 microseconds a site
@@ -79,7 +79,9 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
 
     for addend in (False, True):
 
-        def case(name: str, y: F32, x: F32, r: F32, g: F32, exact: bool = False, addend: bool = addend) -> Case:
+        def case(  # noqa: PLR0917 - the op's inputs, in the op's order
+            name: str, y: F32, x: F32, r: F32, g: F32, exact: bool = False, addend: bool = addend
+        ) -> Case:
             inputs = {"y": y, "x": x, "r": r, "g": g}
             if addend:
                 # In the units of x, so that neither addend drowns the other; finite where x is not.

@@ -1,94 +1,134 @@
-"""Every registered op: reference = function body on stock ONNX Runtime = native kernel, on its own cases and at random."""
+"""Every registered op: reference = function body on stock ONNX Runtime = native kernel (where there is one).
+
+An op brings its own cases and tolerance; registering it in edgeadapt.ops is all that this suite needs. What is special
+about one op is in test_ops_<name>.py.
+"""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from collections.abc import Callable
-from pathlib import Path
+import inspect
+import pkgutil
+from collections import Counter
 
 import numpy as np
 import onnx
 import onnx.parser
-import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import edgeadapt.ops
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt.ops import DOMAIN, OPS, OPSET, VERSION, Case, Op
-from edgeadapt.ops.registry import Array
+from edgeadapt.ops import DOMAIN, OPS, OPSET, Case, Op
+from tests.contract.views import VIEWS, assert_agrees, kernel_library, model_of, run
 
 SEEDS = (0, 1, 2)
-CASES = [(op, case.name, index) for op in OPS.values() for index, case in enumerate(op.cases(np.random.default_rng(0)))]
+CASES = [(op, index, case.name) for op in OPS.values() for index, case in enumerate(op.cases(np.random.default_rng(0)))]
+each_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+each_view = pytest.mark.parametrize("view", VIEWS)
 
 
-def model_of(op: Op, case: Case, *, with_body: bool, constants: frozenset[str] = frozenset()) -> bytes:
-    """A model of one node: the case's arrays as graph inputs, but for the names in `constants`."""
-    values = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
-        for name, value in case.inputs.items()
-        if name not in constants
-    ]
-    rank = op.reference(*case.inputs.values()).ndim
-    node = helper.make_node(op.name, list(case.inputs), ["result"], domain=DOMAIN)
-    graph = helper.make_graph(
-        [node],
-        "one_op",
-        values,
-        [helper.make_tensor_value_info("result", TensorProto.FLOAT, [None] * rank)],
-        [numpy_helper.from_array(case.inputs[name], name) for name in constants],
-    )
-    functions = [onnx.parser.parse_function(op.body(**case.form))] if with_body else []
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
-    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
-    if with_body:
-        onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
-
-
-def run(model: bytes, inputs: dict[str, Array], library: Path | None = None) -> Array:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    wanted = {item.name for item in session.get_inputs()}
-    return np.asarray(session.run(None, {name: value for name, value in inputs.items() if name in wanted})[0])
-
-
-def by_body(op: Op, case: Case) -> Array:
-    return run(model_of(op, case, with_body=True), dict(case.inputs))
-
-
-def kernel_library() -> Path | None:
-    """The native library, if this installation has one. Its module is optional; an error inside it is not hidden."""
-    if importlib.util.find_spec("edgeadapt.ops.library") is None:
-        return None
-    found = importlib.import_module("edgeadapt.ops.library").library_path()
-    return None if found is None else Path(found)
-
-
-def by_kernel(op: Op, case: Case) -> Array:
-    library = kernel_library()
-    if library is None:
+def skip_without(view: str) -> None:
+    if view == "kernel" and kernel_library() is None:
         pytest.skip("this installation has no native library")
-    return run(model_of(op, case, with_body=False), dict(case.inputs), library)
 
 
-VIEWS: dict[str, Callable[[Op, Case], Array]] = {"body": by_body, "kernel": by_kernel}
-
-
-def assert_agrees(op: Op, case: Case, actual: Array) -> None:
-    expected = op.reference(*case.inputs.values())
-    assert actual.dtype == expected.dtype == np.float32
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=op.allowance(case, expected), equal_nan=True)
-
-
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize(("op", "name", "index"), CASES, ids=[f"{op.name}: {name}" for op, name, _ in CASES])
-def test_view_equals_reference(op: Op, name: str, index: int, view: str) -> None:
+@each_view
+@pytest.mark.parametrize(
+    ("op", "index"), [case[:2] for case in CASES], ids=[f"{op.name}: {name}" for op, _, name in CASES]
+)
+def test_view_equals_reference(op: Op, index: int, view: str) -> None:
+    skip_without(view)
     for seed in SEEDS:
         case = list(op.cases(np.random.default_rng(seed)))[index]
         assert_agrees(op, case, VIEWS[view](op, case))
+
+
+@each_view
+@each_op
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(3, 2**32 - 1))
+def test_views_agree_for_any_seed(op: Op, view: str, seed: int) -> None:
+    skip_without(view)
+    for case in op.cases(np.random.default_rng(seed)):
+        assert_agrees(op, case, VIEWS[view](op, case))
+
+
+@each_view
+@each_op
+def test_constants_and_inputs_give_the_same(op: Op, view: str) -> None:
+    """An exporter may hand over any input as an initializer: constant folding must not change what comes out."""
+    skip_without(view)
+    for case in list(op.cases(np.random.default_rng(7)))[:3]:
+        model = model_of(op, case, with_body=view == "body", constants=frozenset(list(case.inputs)[1:]))
+        assert_agrees(op, case, run(model, case.inputs, kernel_library() if view == "kernel" else None))
+
+
+@each_view
+@each_op
+def test_rows_of_a_batch_are_independent(op: Op, view: str) -> None:
+    """Every op's output is per batch row: a batch of copies gives copies."""
+    skip_without(view)
+    case = next(iter(op.cases(np.random.default_rng(5))))
+    batched = {
+        name: np.concatenate((value, value)) if name in ("y", "x", "r", "g", "b", "pool", "task", "index") else value
+        for name, value in case.inputs.items()
+    }
+    once = VIEWS[view](op, case)
+    twice = VIEWS[view](op, Case("doubled", batched, case.form))
+    assert len(twice) == 2 * len(once)
+    np.testing.assert_allclose(twice, np.concatenate((once, once)), rtol=0, atol=op.allowance(case, once))
+
+
+@each_op
+def test_body_is_one_function_of_the_reference_s_inputs(op: Op) -> None:
+    names = list(inspect.signature(op.reference).parameters)
+    for form in op.forms:
+        function = onnx.parser.parse_function(op.body(**form))
+        assert (function.domain, function.name) == (DOMAIN, op.name)
+        assert list(function.input) == names[: len(function.input)]
+        assert len(function.output) == 1
+        assert {item.domain: item.version for item in function.opset_import} == {"": OPSET}
+
+
+@each_op
+def test_every_form_has_cases_and_no_case_another_form(op: Op) -> None:
+    listed = {tuple(sorted(form.items())) for form in op.forms}
+    assert {tuple(sorted(case.form.items())) for case in op.cases(np.random.default_rng(0))} == listed
+
+
+@each_op
+def test_cases_have_names_of_their_own_and_come_from_the_generator_alone(op: Op) -> None:
+    first, second = (list(op.cases(np.random.default_rng(11))) for _ in range(2))
+    assert not [name for name, count in Counter(case.name for case in first).items() if count > 1]
+    for one, two in zip(first, second, strict=True):
+        for name, value in one.inputs.items():
+            np.testing.assert_array_equal(value, two.inputs[name])
+
+
+@each_op
+def test_tolerance_is_not_vacuous(op: Op) -> None:
+    """On every case that is not exact, an output of zeros or one turned round would be noticed."""
+    for case in op.cases(np.random.default_rng(0)):
+        expected = op.reference(*case.inputs.values())
+        if case.exact or not np.nan_to_num(expected).any():
+            continue
+        with pytest.raises(AssertionError):
+            assert_agrees(op, case, np.zeros_like(expected))
+
+
+def test_every_op_module_is_registered() -> None:
+    modules = [
+        importlib.import_module(f"edgeadapt.ops.{item.name}") for item in pkgutil.iter_modules(edgeadapt.ops.__path__)
+    ]
+    defined = {module.OP.name for module in modules if isinstance(getattr(module, "OP", None), Op)}
+    assert set(OPS) == defined
+    assert all(name == op.name for name, op in OPS.items())
+
+
+def test_a_malformed_op_is_refused() -> None:
+    op = next(iter(OPS.values()))
+    for name, forms, tolerance in (("two words", op.forms, 0.1), ("Good", (), 0.1), ("Good", op.forms, 0.0)):
+        with pytest.raises(EdgeAdaptError, match="give an identifier"):
+            Op(name, op.reference, op.body, forms, op.cases, tolerance)
