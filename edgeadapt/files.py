@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from edgeadapt.errors import EdgeAdaptError
 
 _CHUNK = 1 << 20
+_STALE_SECONDS = 3600
 
 
 def sha256_of(path: Path) -> str:
@@ -31,8 +33,15 @@ def sha256_of(path: Path) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: written beside it, flushed to the disk, then renamed over it."""
+    """Replace `path` by `data`: written beside it, flushed to the disk, then renamed over it.
+
+    What a writer that was killed left beside it is swept away an hour later.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
+                stale.unlink()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as sink:

@@ -121,6 +121,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     assert hidden(tmp_path) == []
 
 
+def test_what_a_killed_writer_left_is_swept_away_once_it_is_old(tmp_path: Path) -> None:
+    young, old, other = (tmp_path / f".{name}.tmp" for name in ("a.json.young", "a.json.old", "b.json.old"))
+    for path in (young, old, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    write_atomic(tmp_path / "a.json", b"{}")
+    assert (young.exists(), old.exists(), other.exists()) == (True, False, True)
+
+
 def test_an_exception_while_building_leaves_the_old_directory(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     publish(target, "old")
@@ -172,7 +182,10 @@ def test_two_processes_that_publish_at_once_both_end_well_and_one_wins(tmp_path:
 def test_somebody_elses_directory_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
-    with pytest.raises(EdgeAdaptError, match="home: holds other files"), published_directory(tmp_path / "home", "x.json"):
+    with (
+        pytest.raises(EdgeAdaptError, match="home: holds other files"),
+        published_directory(tmp_path / "home", "x.json"),
+    ):
         pytest.fail("must not get here")
     (tmp_path / "file").write_text("")
     with pytest.raises(EdgeAdaptError, match="file: is a file"), published_directory(tmp_path / "file"):
