@@ -41,25 +41,26 @@ def reference(y: F32, x: F32, r: F32, g: F32, b: F32 | None = None) -> F32:
 
 
 def body(*, addend: bool = False) -> str:
-    """ONNX function in text syntax.
+    """ONNX function in text syntax: seven nodes a site, and one Unsqueeze of r that ONNX Runtime shares between sites.
 
-    Chosen by measurement (30 sites, d = 576, stock onnxruntime 1.31.1, x86-64, one thread, T = 1; microseconds a step
-    for all sites): this form 88; MatMul with Unsqueeze(r, 2) 118; Mul and ReduceSum 103; Einsum 181; a second MatMul for
-    the outer product 123; g r first 120. ONNX Runtime shares Unsqueeze(r) between the sites (common subexpressions) and
-    folds the Transpose into one FusedMatMul, which reads r as a row; at T = 64 that costs 41 microseconds a site
-    against MatMul's 22, far below 1 % of a prefill.
+    Chosen by measurement on stock onnxruntime 1.31.1 (30 sites, d = 576, T = 1, x86-64, one thread; microseconds a step
+    for all sites, with warm caches / between int4 layers that stream their weights, a step of about 11 ms):
+    Mul and ReduceSum 103 / 200-310; MatMul with Transpose(row), fused by ONNX Runtime, 88 / 330-480;
+    MatMul with Unsqueeze(r, 2) 118 / 380-600; Einsum 181. At T = 64: 27, 41, 22 and 29 microseconds a site.
+    A cold node costs several times a warm one, and the matrix product's code is the larger: hence the plain form.
     """
     lines = """
         one = Constant <value = int64[1] {1}> ()
         two = Constant <value = int64[1] {2}> ()
+        last = Constant <value = int64[1] {-1}> ()
         row = Unsqueeze (r, one)
-        column = Transpose <perm = [0, 2, 1]> (row)
         gain = Unsqueeze (g, two)
     """
     if addend:
         lines += "    h = Add (x, b)\n"
     lines += f"""
-        dot = MatMul ({"h" if addend else "x"}, column)
+        products = Mul ({"h" if addend else "x"}, row)
+        dot = ReduceSum <keepdims = 1> (products, last)
         scaled = Mul (dot, gain)
         step = Mul (scaled, row)
         z = Add (y, step)
