@@ -99,7 +99,7 @@ class TestDirection:
         stored = replace(tables(n_rows=3), rows=np.zeros((3, 80), np.int8))
         rows = stored.rows.copy()
         rows[1] = 17
-        pool = np.ones((2, stored.width), np.float32) * np.arange(stored.width, dtype=np.float32)
+        pool = np.tile(np.arange(stored.width, dtype=np.float32), (2, 1))
         protected = replace(stored, rows=rows)
         before, after = (route(pool, np.array([0, 1]), item) for item in (stored, protected))
         shift = 17 * float(stored.row_scales[1])
@@ -178,10 +178,8 @@ class TestRankOne:
     def test_what_a_site_costs_after_optimisation(self, tmp_path: Path) -> None:
         """Decode pays per node: whatever depends on r alone is shared by all sites, and a site is seven nodes."""
         layers, width = 6, 16
-        x, r, gains = (
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-            for name, shape in (("x", ["B", "T", width]), ("r", ["B", width]), ("gains", ["B", layers]))
-        )
+        shapes: dict[str, list[str | int | None]] = {"x": ["B", "T", width], "r": ["B", width], "gains": ["B", layers]}
+        inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
         names = [f"g{layer}" for layer in range(layers)]
         nodes = [helper.make_node("Split", ["gains"], names, axis=1, num_outputs=layers)]
         for layer, gain in enumerate(names):
@@ -192,7 +190,7 @@ class TestRankOne:
             )
         output = helper.make_tensor_value_info(f"n{layers - 1}", TensorProto.FLOAT, ["B", "T", width])
         model = helper.make_model(
-            helper.make_graph(nodes, "sites", [x, r, gains], [output]),
+            helper.make_graph(nodes, "sites", inputs, [output]),
             functions=[onnx.parser.parse_function(rank_one_update.body(addend=True))],
             opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
             ir_version=10,

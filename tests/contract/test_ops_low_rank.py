@@ -110,6 +110,6 @@ def test_other_shapes_and_dtypes_are_refused(changed: str, value: np.ndarray, me
 
 @pytest.mark.parametrize("index", [np.array([0, 2]), np.array([0, -1])])
 def test_an_index_out_of_range_is_refused(index: np.ndarray) -> None:
-    zeros = [np.zeros(shape, np.float32) for shape in ((2, 3, 6), (2, 3, 8), (2, 8, 2), (2, 2, 6))]
+    y, x, down, up = (np.zeros(shape, np.float32) for shape in ((2, 3, 6), (2, 3, 8), (2, 8, 2), (2, 2, 6)))
     with pytest.raises(EdgeAdaptError, match=r"index must lie in 0\.\.1"):
-        reference(*zeros, index)
+        reference(y, x, down, up, index)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import onnxruntime as ort
@@ -282,8 +284,8 @@ class TestBlockwise:
 
 def shared_model(quantised: BlockQuantised) -> ort.InferenceSession:
     """Both ops on the arrays of one BlockQuantised; the scales (and zero points) are the same initializers."""
-    format_ = {"bits": quantised.bits, "block_size": quantised.block, "domain": "com.microsoft"}
-    weights = {"data": quantised.data, "rows": quantised.gather_data, "scales": quantised.scales}
+    format_: dict[str, Any] = {"bits": quantised.bits, "block_size": quantised.block, "domain": "com.microsoft"}
+    weights: dict[str, np.ndarray] = {"data": quantised.data, "rows": quantised.gather_data, "scales": quantised.scales}
     points = []
     if quantised.zero_points is not None:
         weights["points"], points = quantised.zero_points, ["points"]
@@ -356,6 +358,10 @@ def test_only_matrices_are_taken(codec: object) -> None:
     ],
 )
 def test_parts_of_a_block_format_must_belong_together(part: str, value: np.ndarray) -> None:
-    parts = {"data": np.zeros((2, 2, 16), np.uint8), "scales": np.zeros((2, 2), np.float32), part: value}
+    parts: dict[str, Any] = {
+        "data": np.zeros((2, 2, 16), np.uint8),
+        "scales": np.zeros((2, 2), np.float32),
+        part: value,
+    }
     with pytest.raises(EdgeAdaptError, match="int4"):
         BlockQuantised(4, 32, 64, **parts)
