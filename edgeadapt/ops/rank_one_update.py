@@ -43,11 +43,15 @@ def reference(y: F32, x: F32, r: F32, g: F32, b: F32 | None = None) -> F32:
 def body(*, addend: bool = False) -> str:
     """ONNX function in text syntax: seven nodes a site, and one Unsqueeze of r that ONNX Runtime shares between sites.
 
-    Chosen by measurement on stock onnxruntime 1.31.1 (30 sites, d = 576, T = 1, x86-64, one thread; microseconds a step
-    for all sites, with warm caches / between int4 layers that stream their weights, a step of about 11 ms):
-    Mul and ReduceSum 103 / 200-310; MatMul with Transpose(row), fused by ONNX Runtime, 88 / 330-480;
-    MatMul with Unsqueeze(r, 2) 118 / 380-600; Einsum 181. At T = 64: 27, 41, 22 and 29 microseconds a site.
-    A cold node costs several times a warm one, and the matrix product's code is the larger: hence the plain form.
+    Measured on stock onnxruntime 1.31.1, x86-64, one thread, 30 sites, d = 576; microseconds for all sites of a step:
+                                        warm, T = 1     cold, T = 1: four runs       warm, T = 64
+        Mul and ReduceSum (this form)       103         200   340   520   310             820
+        MatMul with Transpose(row)           88         330   150   840   480            1240
+        MatMul with Unsqueeze(r, 2)         118         380   190   650   600             650
+        Einsum                              181                                           880
+    Cold: the extra over the same graph without sites, between int4 layers that stream their weights (a step of 10 to 15
+    ms), interleaved, mean of the sessions' medians. All four runs shared their two cores with other work, the first
+    the least, so they rank the forms (this one is lowest in three of four) and do not settle what a site costs.
     """
     lines = """
         one = Constant <value = int64[1] {1}> ()
