@@ -11,72 +11,77 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    Titled = tuple[str, Table]
+
 
 def render(found: Mapping[str, Any]) -> RenderableType:
     """The tables that a person reads, from what `describe` returned."""
     from rich.console import Group
+    from rich.text import Text
 
-    parts = _render_bundle(found) if found["kind"] == "bundle" else _render_run(found)
-    return Group(*parts)
+    tables = _render_bundle(found) if found["kind"] == "bundle" else _render_run(found)
+    return Group(*(part for title, table in tables for part in (Text(title, style="bold"), table)))
 
 
-def _render_bundle(found: Mapping[str, Any]) -> list[RenderableType]:
+def _render_bundle(found: Mapping[str, Any]) -> list[Titled]:
     backbone = found["backbone"]
-    facts = _pairs("bundle " + found["path"])
+    facts = _pairs()
     facts.add_row("backbone", f"{backbone['id']} @ {backbone['revision']}")
     facts.add_row("precision", f"{found['precision']} for {found['device']}")
     facts.add_row("needs", f"onnxruntime >= {found['minimum_onnxruntime']}, opset {found['opset']}")
     facts.add_row("size", _size(found["bytes"]))
     for name, value in _flat(found["parity"]):
         facts.add_row(f"parity: {name}", f"{value:.6g}" if isinstance(value, float) else str(value))
-    parts: list[RenderableType] = [facts]
-    graphs = _table("graphs", "graph", "file", "nodes>", "adapter sites", "adapter inputs", "weights>")
+    parts: list[Titled] = [("bundle " + found["path"], facts)]
+    graphs = _table("graph", "file", "nodes>", "adapter sites", "adapter inputs", "weights>")
     for name, graph in found["graphs"].items():
         sites = ", ".join(f"{count} x {op.removeprefix('edgeadapt::')}" for op, count in graph["sites"].items())
         inputs = graph["adapter_inputs"]
         shown = ", ".join(port["name"] for port in inputs[:2]) + (f", ... ({len(inputs)})" if len(inputs) > 2 else "")
         weights = sum(graph["external_bytes"].values())
         graphs.add_row(name, graph["file"], str(graph["nodes"]), sites or "-", shown or "-", f"{weights:,}")
-    parts.append(graphs)
+    parts.append(("graphs", graphs))
     for weights in found["weights"]:
-        table = _table(
-            f"{weights['file']}: {weights['bytes']:,} bytes, {weights['unreferenced']:,} not referred to", "offset>",
-            "bytes>", "largest tensors",
-        )  # fmt: skip
+        table = _table("offset>", "bytes>", "largest tensors")
         for one in weights["largest"]:
             table.add_row(f"{one['offset']:,}", f"{one['bytes']:,}", ", ".join(one["names"]))
-        parts.append(table)
+        unused = f"{weights['unreferenced']:,} not referred to"
+        parts.append((f"{weights['file']}: {weights['bytes']:,} bytes, {unused}", table))
     for adapter in found["adapters"]:
         title = f"adapter {adapter['name']}: {adapter['method']} ({adapter['variant']}), {adapter['kind']}"
-        parts.append(_bytes_table(title, adapter["adapter_bytes"]))
-        parts.append(_tasks_table(adapter["tasks"]))
-    return [*parts, _files_table(found["files"], found["unlisted"])]
+        parts.append((title, _bytes_table(adapter["adapter_bytes"])))
+        parts.append((f"tasks of {adapter['name']}", _tasks_table(adapter["tasks"])))
+    return [*parts, ("files", _files_table(found["files"], found["unlisted"]))]
 
 
-def _render_run(found: Mapping[str, Any]) -> list[RenderableType]:
+def _render_run(found: Mapping[str, Any]) -> list[Titled]:
     backbone = found["backbone"]
-    facts = _pairs("run " + found["path"])
+    facts = _pairs()
     facts.add_row("method", f"{found['method']} ({found['variant']})")
     facts.add_row("backbone", f"{backbone['id']} @ {backbone['revision']}")
     facts.add_row("sites", ", ".join(f"{name} {value}" for name, value in found["sites"].items()))
     facts.add_row("size", _size(found["bytes"]))
-    parts: list[RenderableType] = [facts, _bytes_table("adapter", found["adapter_bytes"]), _tasks_table(found["tasks"])]
-    tensors = _table("adapter.safetensors", "tensor", "dtype", "shape", "bytes>")
+    parts: list[Titled] = [
+        ("run " + found["path"], facts),
+        ("adapter", _bytes_table(found["adapter_bytes"])),
+        ("tasks", _tasks_table(found["tasks"])),
+    ]
+    tensors = _table("tensor", "dtype", "shape", "bytes>")
     for one in found["tensors"]:
         tensors.add_row(one["name"], one["dtype"], " x ".join(map(str, one["shape"])), f"{one['bytes']:,}")
-    parts.append(tensors)
+    parts.append(("adapter.safetensors", tensors))
     if (scores := found["scores"]) is not None:
         names = scores["tasks"]
-        table = _table("score on each task", "after", *(f"{name}>" for name in names))
+        table = _table("after", *(f"{name}>" for name in names))
         rows = [("(untrained)", scores["baseline"]), *zip(names, scores["matrix"], strict=True)]
         for name, row in rows:
             table.add_row(name, *("-" if score is None else f"{score:.3f}" for score in row))
-        parts.append(table)
-    return [*parts, _files_table(found["files"], ())]
+        parts.append(("score on each task", table))
+    return [*parts, ("files", _files_table(found["files"], ()))]
 
 
-def _bytes_table(title: str, found: Mapping[str, Any]) -> Table:
-    table = _table(title, "term", "bytes>")
+def _bytes_table(found: Mapping[str, Any]) -> Table:
+    table = _table("term", "bytes>")
     for name, size in found["terms"].items():
         if name != PROTECTION:
             table.add_row(name, f"{size:,}")
@@ -92,14 +97,14 @@ def _bytes_table(title: str, found: Mapping[str, Any]) -> Table:
 
 
 def _tasks_table(tasks: Iterable[Mapping[str, Any]]) -> Table:
-    table = _table("tasks", "id>", "name", "kind", "answers")
+    table = _table("id>", "name", "kind", "answers")
     for number, task in enumerate(tasks):
         table.add_row(str(number), task["name"], task["kind"], ", ".join(task["choices"]) or "free text")
     return table
 
 
 def _files_table(files: Iterable[Mapping[str, Any]], unlisted: Iterable[str]) -> Table:
-    table = _table("files", "file", "bytes>", "sha256")
+    table = _table("file", "bytes>", "sha256")
     for one in files:
         table.add_row(one["name"], f"{one['bytes']:,}", one.get("sha256", "")[:16])
     for name in unlisted:
@@ -107,7 +112,7 @@ def _files_table(files: Iterable[Mapping[str, Any]], unlisted: Iterable[str]) ->
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(*columns: str) -> Table:
     """A table; a column whose name ends in '>' is aligned to the right. Texts are shown as they are, not as markup."""
     from rich.box import SIMPLE
     from rich.table import Table
@@ -117,14 +122,14 @@ def _table(title: str, *columns: str) -> Table:
         def add_row(self, *cells: Any, **options: Any) -> None:
             super().add_row(*(Text(one) if isinstance(one, str) else one for one in cells), **options)
 
-    table = Plain(title=Text(title), box=SIMPLE, title_justify="left")
+    table = Plain(box=SIMPLE)
     for column in columns:
         table.add_column(Text(column.removesuffix(">")), justify="right" if column.endswith(">") else "left")
     return table
 
 
-def _pairs(title: str) -> Table:
-    table = _table(title, "", "")
+def _pairs() -> Table:
+    table = _table("", "")
     table.show_header = False
     return table
 

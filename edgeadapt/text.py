@@ -21,8 +21,15 @@ class TextCodec:
     forbids, and prompts are put together from pieces (see `edgeadapt.tasks`).
     """
 
-    def __init__(self, tokenizer: Tokenizer, eos_ids: Sequence[int], chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        eos_ids: Sequence[int],
+        chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._special_tokens = dict(special_tokens or {})
         self.eos_ids = tuple(eos_ids)
         self.chat_template = chat_template
 
@@ -42,7 +49,9 @@ class TextCodec:
         beside = folder / "chat_template.jinja"
         if beside.is_file():
             template = beside.read_text(encoding="utf-8")
-        return cls(tokenizer, eos_ids, template if isinstance(template, str) else None)
+        named = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+        special = {name: token for name, token in named.items() if token is not None}
+        return cls(tokenizer, eos_ids, template if isinstance(template, str) else None, special)
 
     @property
     def vocabulary_size(self) -> int:
@@ -58,13 +67,17 @@ class TextCodec:
         """Token ids of a conversation in the model's own chat format, rendered in jinja2's sandbox."""
         if self.chat_template is None:
             raise EdgeAdaptError("this model has no chat template; ask with --task, or give the plain text with --raw")
-        from jinja2.exceptions import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _refuse
         try:
-            text = environment.from_string(self.chat_template).render(messages=messages, add_generation_prompt=True)
-        except TemplateError as error:
+            text = environment.from_string(self.chat_template).render(
+                messages=messages, add_generation_prompt=True, **self._special_tokens
+            )
+        except Exception as error:  # a template is a program, and may fail like any
             raise EdgeAdaptError(f"the model's chat template cannot be rendered: {error}") from None
         return self.encode(text)
 
@@ -100,13 +113,23 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _end_ids(tokenizer: Tokenizer, config: Mapping[str, Any], generation: Mapping[str, Any]) -> list[int]:
     found: list[int] = []
-    token = config.get("eos_token")
-    if isinstance(token, Mapping):
-        token = token.get("content")
-    if isinstance(token, str) and (identifier := tokenizer.token_to_id(token)) is not None:
+    token = _content(config.get("eos_token"))
+    if token is not None and (identifier := tokenizer.token_to_id(token)) is not None:
         found.append(identifier)
     declared = generation.get("eos_token_id", [])
     for identifier in declared if isinstance(declared, list) else [declared]:
         if isinstance(identifier, int) and identifier not in found:
             found.append(identifier)
     return found
+
+
+def _content(token: Any) -> str | None:
+    """A special token's text; configurations give it as a string or as an object."""
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _refuse(reason: str) -> None:
+    """What chat templates call to reject a conversation."""
+    raise EdgeAdaptError(reason)
