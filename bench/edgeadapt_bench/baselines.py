@@ -1,13 +1,13 @@
 """Who runs: the bundle's adapters, and what they are compared with. One variant is one resident process.
 
-    bare              the backbone without any adapter: what every ratio is taken against
-    lora8-unmerged    LoRA of rank 8 on q and v as graph inputs (the bundle's lora8.onnx), random factors: latency does
-                      not depend on their values
-    lora8-merged      LoRA folded into the weights: the bare graph in a process of its own, since folding changes the
-                      weights' values and not the graph. Another reading of the same machine code, hence also the
-                      run's own A/A comparison
-    bodies            the first adapter as function bodies, without our op library (only if there is one)
-    PATH              another bundle: its first adapter, or its merged backbone
+bare              the backbone without any adapter: what every ratio is taken against
+lora8-unmerged    LoRA of rank 8 on q and v as graph inputs (the bundle's lora8.onnx), random factors: latency does
+                  not depend on their values
+lora8-merged      LoRA folded into the weights: the bare graph in a process of its own, since folding changes the
+                  weights' values and not the graph. Another reading of the same machine code, hence also the
+                  run's own A/A comparison
+bodies            the first adapter as function bodies, without our op library (only if there is one)
+PATH              another bundle: its first adapter, or its merged backbone
 """
 
 from __future__ import annotations
@@ -112,4 +112,6 @@ def bodies(bundle: Bundle) -> Variant:
 def foreign(path: Path) -> Variant:
     other = Bundle.open(path)
     adapters = other.manifest.adapters
-    return Variant(path.name, other.root, "model", adapter=adapters[0].name if adapters else None, note=f"bundle {path}")
+    return Variant(
+        path.name, other.root, "model", adapter=adapters[0].name if adapters else None, note=f"bundle {path}"
+    )

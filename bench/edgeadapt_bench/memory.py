@@ -2,8 +2,8 @@
 
     increase = VmHWM - VmRSS at `mark`         what was done since `mark` needed that much more, at its peak
 
-`mark` first resets the peak to the present size (writing 5 to /proc/self/clear_refs), since importing a library may have
-peaked higher than what stayed; where the kernel does not allow that, the increase counts from the earlier peak.
+`mark` first resets the peak to the present size (writing 5 to /proc/self/clear_refs), since importing a library may
+have peaked higher than what stayed; where the kernel does not allow that, the increase counts from the earlier peak.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def _field(name: str) -> int:
     try:
         text = _STATUS.read_text(encoding="ascii", errors="replace")
     except OSError as error:
-        raise EdgeAdaptError(f"{_STATUS}: cannot be read ({error.strerror}); memory is measured on Linux only") from None
+        raise EdgeAdaptError(
+            f"{_STATUS}: cannot be read ({error.strerror}); memory is measured on Linux only"
+        ) from None
     found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
     if found is None:
         raise EdgeAdaptError(f"{_STATUS}: no {name}; this kernel does not count it")

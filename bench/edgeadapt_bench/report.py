@@ -38,7 +38,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Row:
-    """One phase of one variant. `samples` are in `unit`; `ratio` is paired, round by round, against the bare backbone."""
+    """One phase of one variant. `samples` are in `unit`; `ratio` is paired, round by round, against the backbone."""
 
     origin: Origin
     workload: Mapping[str, Any]
@@ -140,7 +140,9 @@ class BenchReport:
         return f"{threads} thread{'s' if threads > 1 else ''}"
 
     def _lines(self) -> list[str]:
-        lines = ["x bare: paired ratio, median \\[95 % interval]; model MB: peak beyond the same process without the model"]
+        lines = [
+            "x bare: paired ratio, median \\[95 % interval]; model MB: peak beyond the same process without the model"
+        ]
         lines += [f"{item.origin.variant}: {item.origin.note}" for item in self.memory if item.origin.note]
         for bundle, files in self.sizes.items():
             large = sorted(files.items(), key=lambda item: -item[1])[:6]

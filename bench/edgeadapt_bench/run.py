@@ -1,8 +1,8 @@
 """`edgeadapt bench`: open every variant in a process of its own, let them take turns, and report.
 
-    round k      every variant once, in an order that rotates and turns round from one round to the next
-    pair         the samples of two variants in one round
-    phase        warm-up rounds until two windows agree or a cap, then measured rounds (Effort)
+round k      every variant once, in an order that rotates and turns round from one round to the next
+pair         the samples of two variants in one round
+phase        warm-up rounds until two windows agree or a cap, then measured rounds (Effort)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,7 +71,7 @@ def bench(
         for worker in workers.values():
             worker.call("prompt", ids=work.prompt(worker.opened["vocabulary_size"]))
         origins = {variant.name: _origin(variant, workers[variant.name], threads) for variant in chosen}
-        rows, memory = _measure(workers, origins, work, plan, began, say)
+        rows, memory = _measure(_Bench(workers, origins, work, plan, began), say)
     report = BenchReport(
         device=where.name,
         emulated=where.emulated,
@@ -90,28 +91,33 @@ def bench(
     return report
 
 
-def _measure(
-    workers: Mapping[str, Worker],
-    origins: Mapping[str, Origin],
-    work: Workload,
-    plan: Effort,
-    began: float,
-    say: Tell,
-) -> tuple[list[Row], list[Memory]]:
+@dataclass(frozen=True)
+class _Bench:
+    """What stays the same over one run's phases; `began` is the monotonic clock at its start."""
+
+    workers: Mapping[str, Worker]
+    origins: Mapping[str, Origin]
+    work: Workload
+    plan: Effort
+    began: float
+
+
+def _measure(run: _Bench, say: Tell) -> tuple[list[Row], list[Memory]]:
     rows: list[Row] = []
     memory: list[Memory] = []
     opened = time.monotonic()
-    left = None if plan.total_seconds is None else max(plan.total_seconds - (opened - began), 1.0)
+    total = run.plan.total_seconds
+    left = None if total is None else max(total - (opened - run.began), 1.0)
     for phase in ORDER:
         say(f"measuring {phase.replace('_', ' ')}")
         if phase == "load":  # loading again costs memory that no user of one session pays
-            memory = [_memory(origins[name], worker) for name, worker in workers.items()]
+            memory = [_memory(run.origins[name], worker) for name, worker in run.workers.items()]
         started = _now()
         end = None if left is None else opened + left * ENDS[phase]
-        taken = interleave(workers, _asker(phase, work), phase, plan, end)
+        taken = interleave(run.workers, _asker(phase, run.work), phase, run.plan, end)
         if phase == "load":
-            taken = {name: [[worker.opened["load_s"]], *taken.get(name, [])] for name, worker in workers.items()}
-        rows.extend(_rows(taken, origins, work, phase, started))
+            taken = {name: [[worker.opened["load_s"]], *taken.get(name, [])] for name, worker in run.workers.items()}
+        rows.extend(_rows(taken, run, phase, started))
     return rows, memory
 
 
@@ -124,8 +130,8 @@ def interleave(
 ) -> dict[str, list[Samples]]:
     """Let the workers take turns until the plan is fulfilled, or the monotonic clock passes `end`.
 
-    Warm-up may take a third of the time until `end`. A round that `end` cuts short is dropped. If not one round could be
-    measured, those of the warm-up are what there is: a few samples are better than none, and the row has their number.
+    Warm-up may take a third of the time until `end`. A round that `end` cuts short is dropped. If not one round could
+    be measured, those of the warm-up are what there is: a few are better than none, and the row has their number.
 
     Returns:
         For every worker that takes part in this phase, its samples, turn by turn; turns of one index are one round.
@@ -194,17 +200,21 @@ def _asker(phase: Phase, work: Workload) -> Callable[[Worker], Samples | None]:
     return ask
 
 
-def _rows(
-    taken: Mapping[str, list[Samples]], origins: Mapping[str, Origin], work: Workload, phase: Phase, started: str
-) -> list[Row]:
-    bare = [_mean(turn) for turn in taken[BARE]] if BARE in taken else None
+def _rows(taken: Mapping[str, list[Samples]], run: _Bench, phase: Phase, started: str) -> list[Row]:
+    work = run.work
+    bare = [_mean(turn) for turn in taken.get(BARE, [])]
     rows = []
     for name, turns in taken.items():
         samples = tuple(sample for turn in turns for sample in turn)
-        compared = bare is not None and name != BARE
-        ratio = statistics.paired_ratio([_mean(turn) for turn in turns], bare) if compared and bare else None
-        sizes = {"name": work.name, "prompt_tokens": work.prompt_tokens, "decode_tokens": work.decode_tokens, "batch": 1}
-        rows.append(Row(origins[name], sizes, phase, started, samples, statistics.summarise(samples), ratio))
+        compared = bool(bare) and name != BARE
+        ratio = statistics.paired_ratio([_mean(turn) for turn in turns], bare) if compared else None
+        sizes = {
+            "name": work.name,
+            "prompt_tokens": work.prompt_tokens,
+            "decode_tokens": work.decode_tokens,
+            "batch": 1,
+        }
+        rows.append(Row(run.origins[name], sizes, phase, started, samples, statistics.summarise(samples), ratio))
     return rows
 
 

@@ -2,8 +2,8 @@
 
     quantiles    linear interpolation between order statistics
     interval     percentile bootstrap of the median, 95 %: resample n of n with replacement, `RESAMPLES` times
-    ratio        of paired samples a_i, b_i taken in the same round: median of a_i / b_i, and its bootstrap interval over
-                 rounds. What slows the machine down for a while slows both halves of a pair, and cancels.
+    ratio        of paired samples a_i, b_i taken in the same round: median of a_i / b_i, and its bootstrap interval
+                 over rounds. What slows the machine down for a while slows both halves of a pair, and cancels.
 
 No sample is thrown away: medians do not need it, and a tail is a result.
 """

@@ -1,10 +1,10 @@
 """What is measured: phases, their sizes, and how long each may take.
 
-    load            base graph from its file to a session ready to run                       s
-    prefill         the prompt, from its token ids to the first logits (time to first token) s
-    decode          one further token, greedy choice included                                s per token
-    task_switch     another task id, and its inputs bound for a prompt                       s
-    adapter_switch  the adapter's file read anew, and its inputs bound for a prompt          s
+load            base graph from its file to a session ready to run                       s
+prefill         the prompt, from its token ids to the first logits (time to first token) s
+decode          one further token, greedy choice included                                s per token
+task_switch     another task id, and its inputs bound for a prompt                       s
+adapter_switch  the adapter's file read anew, and its inputs bound for a prompt          s
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure. A phase ends after `samples` rounds (`load_samples` for loading) and `seconds`, at the latest
-    after `most` rounds, or, where the whole run has `total_seconds`, at its share of them (`ENDS`)."""
+    """How much to measure. A phase ends after `samples` rounds (`load_samples` for loading) and `seconds`, at the
+    latest after `most` rounds, or, where the whole run has `total_seconds`, at its share of them (`ENDS`)."""
 
     samples: int = 30
     load_samples: int = 10
@@ -60,7 +60,12 @@ class Effort:
     total_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.samples, self.load_samples, self.most) < 1 or self.seconds < 0 or self.window < 1 or self.warm_up_rounds < 1:
+        if (
+            min(self.samples, self.load_samples, self.most) < 1
+            or self.seconds < 0
+            or self.window < 1
+            or self.warm_up_rounds < 1
+        ):
             raise EdgeAdaptError("samples, window and warm-up rounds must be at least 1, seconds at least 0")
         if not 0 < self.agreement < 1:
             raise EdgeAdaptError(f"agreement is {self.agreement}; give a share between 0 and 1")

@@ -1,11 +1,11 @@
 """An adapter of a bundle as the base graph sees it: values for its inputs. Loading one is reading one small file.
 
-    direction   its own graph turns the prompt's pooled embedding and a task id into the inputs:  (pool, task) -> r, gains
-                Bound once per prompt. Switching the task is another task id.
-    lowrank     its factors are the inputs. Modules that the base graph packs into one product share one pair:
-                    A = [A_1 | A_2 ...]  [d, R]      B = block rows  [R, width],  B_i's columns from its offset on
-                so that x A B adds x A_i B_i to the columns of module i and nothing to the others.
-    merged      lives in the base weights: no inputs, nothing to switch.
+direction   its own graph turns the prompt's pooled embedding and a task id into the inputs:  (pool, task) -> r, gains
+            Bound once per prompt. Switching the task is another task id.
+lowrank     its factors are the inputs. Modules that the base graph packs into one product share one pair:
+                A = [A_1 | A_2 ...]  [d, R]      B = block rows  [R, width],  B_i's columns from its offset on
+            so that x A B adds x A_i B_i to the columns of module i and nothing to the others.
+merged      lives in the base weights: no inputs, nothing to switch.
 """
 
 from __future__ import annotations
@@ -74,16 +74,15 @@ class LowRankAdapter:
         self.name = entry.name
         self.tasks = entry.tasks
         with safe_open(str(weights), framework="numpy") as tensors:
-            values = {
-                name: array
-                for part in entry.parts
-                for name, array in pack(part, tensors.get_tensor).items()
-            }
+            values = {name: array for part in entry.parts for name, array in pack(part, tensors.get_tensor).items()}
         missing = sorted(set(values) - set(inputs))
         if missing:
-            raise EdgeAdaptError(f"{weights}: the base graph has no input {missing[0]!r}; this is another model's adapter")
+            raise EdgeAdaptError(
+                f"{weights}: the base graph has no input {missing[0]!r}; this is another model's adapter"
+            )
         self._feeds = {
-            name: ort.OrtValue.ortvalue_from_numpy(array.astype(dtype_of(inputs[name]))) for name, array in values.items()
+            name: ort.OrtValue.ortvalue_from_numpy(array.astype(dtype_of(inputs[name])))
+            for name, array in values.items()
         }
 
     def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
@@ -117,14 +116,16 @@ def load(entry: AdapterEntry, bundle: Bundle, inputs: Mapping[str, str], pool: P
 
 
 def pack(part: LowRankPart, tensor: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
-    """The two inputs of one packed product: A [d, R] and B [R, width] float32, from its blocks' A_i [d, r_i], B_i [r_i, m_i]."""
+    """The inputs of one packed product, A [d, R] and B [R, width] float32, from its blocks' A_i [d, r_i] and B_i."""
     pairs = [(tensor(block.a), tensor(block.b), block.offset) for block in part.blocks]
     rank = sum(a.shape[1] for a, _, _ in pairs)
     packed = np.zeros((rank, part.width), dtype=np.float32)
     row = 0
     for a, b, offset in pairs:
         if a.shape[1] != b.shape[0] or offset + b.shape[1] > part.width:
-            raise EdgeAdaptError(f"{part.a_input}: factors {a.shape} and {b.shape} at {offset} do not fit width {part.width}")
+            raise EdgeAdaptError(
+                f"{part.a_input}: factors {a.shape} and {b.shape} at {offset} do not fit width {part.width}"
+            )
         packed[row : row + b.shape[0], offset : offset + b.shape[1]] = b
         row += b.shape[0]
     return {part.a_input: np.concatenate([a for a, _, _ in pairs], axis=1).astype(np.float32), part.b_input: packed}

@@ -1,8 +1,8 @@
 """What `edgeadapt run` does: read a prompt or lines of standard input, answer each, print the answer.
 
-    a classification task     label, then each choice's probability
-    a generation task         the task's prompt around the text; text as it is generated
-    no task                   the model's chat format around the text; text as it is generated
+a classification task     label, then each choice's probability
+a generation task         the task's prompt around the text; text as it is generated
+no task                   the model's chat format around the text; text as it is generated
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def answer(
     source: TextIO | None = None,
     sink: TextIO | None = None,
 ) -> None:
-    """Answer `prompt`, or every non-empty line of `source` (standard input) when it is "-", on `sink` (standard output).
+    """Answer `prompt` on `sink` (standard output); or every non-empty line of `source` (standard input) if it is "-".
 
     Args:
         adapter: adapter to use. Without it: the one that knows `task`; without both, the bare backbone answers.

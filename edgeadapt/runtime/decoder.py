@@ -7,8 +7,8 @@
 A prompt goes through the graph in pieces of at most `chunk` tokens, because the graph returns logits for every position
 (chunk x V x 4 bytes: 12.6 MB for 64 tokens of a 49,152-word vocabulary, whatever the prompt's length).
 Choices are scored one after the other from the same cache position. Scoring them as one batch is not open to us:
-GroupQueryAttention on the CPU takes several new tokens behind a past for a batch of one only, and a batch would copy the
-prompt's keys and values once per choice, while going back in the cache costs nothing.
+GroupQueryAttention on the CPU takes several new tokens behind a past for a batch of one only, and a batch would copy
+the prompt's keys and values once per choice, while going back in the cache costs nothing.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Decoder:
         self._execute(self._step_binding)
         self._cache.advance(1)
         self._last = None
-        return self._step_logits[0, 0]
+        row: np.ndarray = self._step_logits[0, 0]
+        return row
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens. Free: later tokens are written over them."""

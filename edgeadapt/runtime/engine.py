@@ -1,10 +1,10 @@
 """An opened bundle: one base session for everything, adapters and tasks switched beside it.
 
-    engine = Engine.open(Path("bundle"), threads=2)
-    engine.task("bbc_topics")                      another task id: nothing is loaded
-    engine.use("himalaya")                         another small file: the base session stays
-    engine.classify("Shares fell by a tenth.")     -> Classification(label, probabilities)
-    engine.generate(ids, sampling)                 -> token ids as they come
+engine = Engine.open(Path("bundle"), threads=2)
+engine.task("bbc_topics")                      another task id: nothing is loaded
+engine.use("himalaya")                         another small file: the base session stays
+engine.classify("Shares fell by a tenth.")     -> Classification(label, probabilities)
+engine.generate(ids, sampling)                 -> token ids as they come
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which token comes next, and the loop around that question.
 
-    greedy (temperature 0)    argmax l
-    otherwise                 p = softmax(l / temperature) over the top_k likeliest tokens, of which the smallest set
-                              with mass >= top_p is kept; a draw from it by the caller's own generator
+greedy (temperature 0)    argmax l
+otherwise                 p = softmax(l / temperature) over the top_k likeliest tokens, of which the smallest set
+                          with mass >= top_p is kept; a draw from it by the caller's own generator
 """
 
 from __future__ import annotations

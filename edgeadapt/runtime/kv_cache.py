@@ -39,7 +39,9 @@ class KvLayout:
         past = [item for item in inputs if item.name.startswith(PAST)]
         shapes = {(item.type, *item.shape[1::2]) for item in past}
         if len(shapes) != 1:
-            raise EdgeAdaptError(f"the graph's {PAST}* inputs have {len(shapes)} different shapes; exactly one is known")
+            raise EdgeAdaptError(
+                f"the graph's {PAST}* inputs have {len(shapes)} different shapes; exactly one is known"
+            )
         kind, heads, head_dim = shapes.pop()
         if kind != "tensor(float)" or not isinstance(heads, int) or not isinstance(head_dim, int):
             raise EdgeAdaptError(f"the graph's {PAST}* inputs are {kind} {heads} x {head_dim}; float32 is wanted")

@@ -1,8 +1,8 @@
 """The one place where ONNX Runtime sessions are made, so that every session of the product is set up alike.
 
-Threads are always explicit. Their spinning is off unless asked for: a waiting thread that spins eats a battery and, on a
-board without a fan, heats the cores that do the work. The arena stays on (each decode step needs the same few buffers),
-memory patterns are off: they pay for shapes that repeat, and the length of a conversation never does.
+Threads are always explicit. Their spinning is off unless asked for: a waiting thread that spins eats a battery and, on
+a board without a fan, heats the cores that do the work. The arena stays on (each decode step needs the same few
+buffers), memory patterns are off: they pay for shapes that repeat, and the length of a conversation never does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Probe graphs: one op each, all its inputs open, so that a device can run an op's function body without any ONNX tools.
+"""Probe graphs: one op each, all its inputs open, so that a device can run an op's body without any ONNX tools.
 
 `edgeadapt verify` feeds them the op's own cases and compares body, kernel and reference on the machine at hand. A probe
 is a kilobyte: one node and its function. There is one per set of input dtypes and ranks that the op's cases know, since

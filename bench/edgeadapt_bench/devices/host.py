@@ -83,7 +83,8 @@ class HostWorker:
 
     def call(self, op: str, **arguments: Any) -> dict[str, Any]:
         sink, source = self._process.stdin, self._process.stdout
-        assert sink is not None and source is not None
+        assert sink is not None
+        assert source is not None
         try:
             sink.write(json.dumps({"op": op, **arguments}) + "\n")
             sink.flush()
@@ -139,7 +140,7 @@ def _clock_range() -> tuple[float, float] | str:
 
 
 def _clock() -> float | str:
-    """The fastest core's clock now, in MHz. From the governor only: what cpuinfo says on a virtual machine is nominal."""
+    """The fastest core's clock now, in MHz, from its governor: cpuinfo on a virtual machine is nominal."""
     values = [float(text) / 1000 for path in _CPU.glob("cpu*/cpufreq/scaling_cur_freq") if (text := _read(path))]
     return max(values) if values else UNKNOWN
 
