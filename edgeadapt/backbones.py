@@ -239,7 +239,7 @@ def _used_files(folder: Path) -> Iterable[Path]:
 
 def _convert(gguf: Path, folder: Path, name: str, revision: str, show: Progress) -> None:
     show(f"converting {name} (once)", 0, None)
-    convert(gguf, folder)
+    convert(gguf, folder, name)
     check_folder(folder)
     files = {path.name: path.stat().st_size for path in _used_files(folder)}
     for file in files:

@@ -30,7 +30,7 @@ from edgeadapt.progress import Progress, transfer
 if TYPE_CHECKING:
     import requests
 
-_PIECE = 1 << 20
+_PIECE = 1 << 16  # what a broken connection loses at most
 _ATTEMPTS = 4
 _TIMEOUT = (15.0, 60.0)
 

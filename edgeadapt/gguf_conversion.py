@@ -18,10 +18,11 @@ def require_converter() -> None:
             raise MissingExtra("train", module)
 
 
-def convert(gguf: Path, folder: Path) -> None:
+def convert(gguf: Path, folder: Path, name: str) -> None:
     """Write the Hugging Face form of a GGUF model into `folder`: fp32 safetensors, tokenizer, chat template.
 
     The file's own metadata decides about BOS (`tokenizer.ggml.add_bos_token`) and EOS (`tokenizer.ggml.eos_token_id`).
+    `name` is what errors call it.
     """
     import torch
     import transformers
@@ -49,7 +50,7 @@ def convert(gguf: Path, folder: Path) -> None:
         if "os error 28" in str(error) or "No space left" in str(error):
             raise OSError(errno.ENOSPC, "No space left on device", str(folder.parent)) from None
         said = " ".join(str(error).split())[:200]
-        raise EdgeAdaptError(f"{gguf}: cannot be converted ({type(error).__name__}: {said})") from error
+        raise EdgeAdaptError(f"{name}: cannot be converted ({type(error).__name__}: {said})") from error
     finally:
         logging.set_verbosity(noise)
 
