@@ -1,4 +1,4 @@
-"""A small bundle with everything that the format knows: external data shared by graphs, a direction, low-rank factors."""
+"""A small bundle with all that the format knows: external data shared by graphs, a direction, low-rank factors."""
 
 from __future__ import annotations
 

@@ -336,7 +336,7 @@ def test_from_the_hub_only_what_is_needed_is_asked_for(tmp_path: Path, monkeypat
 
 
 def gguf_model(path: Path) -> bytes:
-    """A random Llama of one layer with a byte-level vocabulary that forbids a BOS, as llama.cpp's tools would write it."""
+    """A random Llama of one layer with a byte-level vocabulary and no BOS, as llama.cpp's tools write it."""
     import numpy as np
     from gguf import GGUFWriter
     from tokenizers import pre_tokenizers

@@ -80,7 +80,11 @@ def test_killed_at_every_step_a_published_directory_is_the_old_or_the_new_one(
     target = tmp_path / "bundle"
     publish(target, "0")
     seen, current = set(), 0
-    for step in every_moment(lambda: publish(target, str(current + 1))):
+
+    def next_version() -> None:
+        publish(target, str(current + 1))
+
+    for step in every_moment(next_version):
         if exchange:
             assert target.exists()  # there is no moment without one
         else:
@@ -134,9 +138,14 @@ def test_what_a_killed_writer_left_is_swept_away_once_it_is_old(tmp_path: Path) 
 def test_an_exception_while_building_leaves_the_old_directory(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     publish(target, "old")
-    with pytest.raises(RuntimeError), published_directory(target) as building:
-        (building / "a.json").write_text("half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with published_directory(target) as building:
+            (building / "a.json").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert version(target) == "old"
     assert hidden(tmp_path) == []
 

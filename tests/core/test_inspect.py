@@ -108,6 +108,7 @@ def test_torch_onnx_and_transformers_are_not_imported(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from edgeadapt.inspect import describe, render\n"
         f"render(describe(Path({str(bundle)!r})))\n"
-        "bad = {'torch', 'onnx', 'onnx_ir', 'transformers', 'optimum'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+        "bad = {'torch', 'onnx', 'onnx_ir', 'transformers', 'optimum'} & set(sys.modules)\n"
+        "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])

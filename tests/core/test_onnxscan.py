@@ -23,7 +23,7 @@ def outside(name: str, location: str, offset: str = "0", length: str = "16") -> 
 
 
 def small_model() -> onnx.ModelProto:
-    """An external and an inner initializer, a subgraph, a constant, a sparse initializer, a function with a constant."""
+    """External data in an initializer, a subgraph, a constant, a sparse initializer and a function's constant."""
     port = helper.make_tensor_value_info
     branch = helper.make_graph(
         [helper.make_node("Identity", ["w"], ["branch"])],
@@ -40,7 +40,10 @@ def small_model() -> onnx.ModelProto:
     ]
     function = helper.make_function(
         "edgeadapt", "Twice", ["x"], ["y"],
-        [helper.make_node("Constant", [], ["c"], value=outside("in_function", "f.data")), helper.make_node("Add", ["x", "c"], ["y"])],
+        [
+            helper.make_node("Constant", [], ["c"], value=outside("in_function", "f.data")),
+            helper.make_node("Add", ["x", "c"], ["y"]),
+        ],
         [helper.make_opsetid("", 21)],
     )  # fmt: skip
     graph = helper.make_graph(
@@ -153,7 +156,9 @@ def test_damaged_bytes_give_a_summary_or_one_clean_error(
         data[place] = value
     path = tmp_path / "m.onnx"
     path.write_bytes(data[:cut])
+    said = ""
     try:
         scan(path)
     except EdgeAdaptError as error:
-        assert "\n" not in str(error)
+        said = str(error)
+    assert "\n" not in said

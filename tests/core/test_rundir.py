@@ -130,6 +130,11 @@ def test_killed_at_every_step_the_adapter_is_the_old_or_the_new_one(tmp_path: Pa
     assert not list(tmp_path.glob(".*.next"))
 
 
+def formula(term: int, deployed: int, budget: int) -> dict[str, Any]:
+    training = {"training_state": 1, "training_state_with_optimiser": 1}
+    return {"terms": {"a": term}, "deployed": deployed, **training, "budget": budget}
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -144,9 +149,9 @@ def test_killed_at_every_step_the_adapter_is_the_old_or_the_new_one(tmp_path: Pa
         ({"tasks": [TASK.to_json()] * 2}, "two tasks .* the same name"),
         ({"tasks": [{**TASK.to_json(), "choices": "ab"}]}, "choices: expected a list"),
         ({"tasks": [{**TASK.to_json(), "prompt": "none"}]}, "exactly once"),
-        ({"bytes": {"terms": {"a": 24}, "deployed": 30, "training_state": 1, "training_state_with_optimiser": 1, "budget": 99}}, "terms sum to 24"),
-        ({"bytes": {"terms": {"a": 30}, "deployed": 30, "training_state": 1, "training_state_with_optimiser": 1, "budget": 29}}, "over its budget"),
-        ({"bytes": {"terms": {"a": 31}, "deployed": 31, "training_state": 1, "training_state_with_optimiser": 1, "budget": 99}}, "holds 30 bytes of tensors"),
+        ({"bytes": formula(24, 30, 99)}, "terms sum to 24"),
+        ({"bytes": formula(30, 30, 29)}, "over its budget"),
+        ({"bytes": formula(31, 31, 99)}, "holds 30 bytes of tensors"),
         ({"backbone": {"id": "x", "revision": "y", "hidden_size": 0, "num_layers": 1}}, "hidden_size is 0"),
         ({"surprise": 1}, "unknown field 'surprise'"),
     ],
@@ -224,7 +229,7 @@ def test_without_a_finished_run_the_error_lists_what_is_there(tmp_path: Path) ->
     with pytest.raises(EdgeAdaptError, match="empty of directories"):
         newest(tmp_path)
     (tmp_path / "half").mkdir()
-    with pytest.raises(EdgeAdaptError, match="only unfinished .*: half"):
+    with pytest.raises(EdgeAdaptError, match=r"only unfinished .*: half"):
         newest(tmp_path)
 
 
@@ -259,14 +264,12 @@ def test_metrics_refuse_nan_and_garbage(tmp_path: Path) -> None:
 SCORE = st.none() | st.floats(0, 1)
 
 
-@given(
-    st.integers(0, 4).flatmap(
-        lambda n: st.tuples(
-            st.lists(SCORE, min_size=n, max_size=n),
-            st.lists(st.lists(SCORE, min_size=n, max_size=n), min_size=n, max_size=n),
-        )
-    )
-)
+def matrices(many: int) -> st.SearchStrategy[tuple[list[float | None], list[list[float | None]]]]:
+    row = st.lists(SCORE, min_size=many, max_size=many)
+    return st.tuples(row, st.lists(row, min_size=many, max_size=many))
+
+
+@given(st.integers(0, 4).flatmap(matrices))
 def test_any_scores_are_read_back(drawn: tuple[list[float | None], list[list[float | None]]]) -> None:
     baseline, rows = drawn
     names = [f"task{i}" for i in range(len(baseline))]
@@ -275,8 +278,15 @@ def test_any_scores_are_read_back(drawn: tuple[list[float | None], list[list[flo
 
 
 @pytest.mark.parametrize(
-    "change", [{"baseline": [0.5]}, {"matrix": [[1.0, 1.0]]}, {"matrix": [[1.0], [1.0]]}, {"counts": [1]}, {"baseline": [0.5, 1.5]}]
-)  # fmt: skip
+    "change",
+    [
+        {"baseline": [0.5]},
+        {"baseline": [0.5, 1.5]},
+        {"matrix": [[1.0, 1.0]]},
+        {"matrix": [[1.0], [1.0]]},
+        {"counts": [1]},
+    ],
+)
 def test_scores_of_the_wrong_shape_or_range_are_refused(change: dict[str, Any]) -> None:
     value = {"tasks": ["a", "b"], "counts": [1, 1], "baseline": [0.5, 0.5], "matrix": [[1.0, None], [1.0, 1.0]]}
     assert Scores.from_json(value)

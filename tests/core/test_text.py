@@ -15,7 +15,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.text import TextCodec
 
-TEMPLATE = "{% for m in messages %}<s>{{ m['role'] }}:{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<s>bot:{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['role'] }}:{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>bot:{% endif %}"
+)
 
 
 def tokenizer() -> Tokenizer:
