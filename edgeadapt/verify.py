@@ -5,8 +5,8 @@
                  |view - reference| <= allowance        view = function body (stock ONNX Runtime), kernel (our library)
     graph        zero adapter inputs                     = the bare graph, exactly
                  an adapter whose inputs are not zero    changes the logits: it is not silently without effect
-                 kernels on                              = kernels off, within `SLACK` times what scaling the adapter's inputs by
-                                            1 + n, for n in `NUDGES`, does to the logits (bodies alone)
+                 kernels on                              = kernels off, within `SLACK` times what scaling the adapter's
+                                                         inputs by 1 + n, n in `NUDGES`, does to the logits
 
 The last yardstick is measured because it differs by four orders of magnitude: with fp32 weights, rounding moves the
 logits by 1e-6 of the largest; int4 and int8 products also quantise their activations, and one rounding that falls to

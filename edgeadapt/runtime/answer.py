@@ -8,6 +8,7 @@ no task                   the model's chat format around the text; text as it is
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,17 +44,27 @@ def answer(
     Raises:
         EdgeAdaptError: unknown adapter or task (the known ones are listed), empty or too long text.
     """
-    out = sys.stdout if sink is None else sink
     if prompt != STDIN and not prompt.strip():
         raise EdgeAdaptError("the prompt is empty; give some text, or '-' to read standard input")
     engine = Engine.open(bundle, threads=threads)
     if adapter is not None:
         engine.use(adapter)
     spec = engine.task(task) if task is not None else None
-    for text in [prompt] if prompt != STDIN else lines(sys.stdin if source is None else source):
-        for piece in reply(engine, spec, text, sampling or Sampling(), as_json):
-            out.write(piece)
-            out.flush()
+    texts = iter([prompt]) if prompt != STDIN else lines(sys.stdin if source is None else source)
+    pieces = (piece for text in texts for piece in reply(engine, spec, text, sampling or Sampling(), as_json))
+    if sink is not None:
+        _write(pieces, sink)
+        return
+    try:
+        _write(pieces, sys.stdout)
+    except BrokenPipeError:  # the reader has what it wanted, as in `edgeadapt run ... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush fails, too
+
+
+def _write(pieces: Iterator[str], sink: TextIO) -> None:
+    for piece in pieces:
+        sink.write(piece)
+        sink.flush()
 
 
 def reply(engine: Engine, task: TaskSpec | None, text: str, sampling: Sampling, as_json: bool) -> Iterator[str]:

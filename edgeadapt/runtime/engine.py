@@ -87,6 +87,11 @@ class Engine:
     def load(self, name: str) -> None:
         """Read an adapter's file, anew if it was loaded before, without switching to it."""
         entry = self.bundle.adapter(name)
+        missing = [item for item in entry.inputs if item not in self._inputs]
+        if missing:
+            raise EdgeAdaptError(
+                f"{self.bundle.root}: the graph that is open has no place for adapter {name!r} (no input {missing[0]!r})"
+            )
         self._loaded[name] = adapters.load(entry, self.bundle, self._inputs, self.pool, self._small_session)
 
     def task(self, name: str) -> TaskSpec:
