@@ -12,14 +12,16 @@ import onnx
 import onnx.parser
 import onnxruntime as ort
 import pytest
+from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 from onnx import TensorProto, helper
 
 from edgeadapt.ops import DOMAIN, OPS, OPSET, VERSION, Case, Op
 from edgeadapt.ops.library import library_path
 from edgeadapt.ops.registry import Array
-from tests.contract.test_ops import assert_agrees, model_of
-from tests.contract.test_ops import run as run_stock
+from tests.contract.views import assert_agrees, model_of
+from tests.contract.views import run as run_stock
 
 FOUND = library_path()
 LIBRARY = FOUND if FOUND is not None else Path()
@@ -144,10 +146,13 @@ def test_a_chain_that_reuses_its_buffers() -> None:
 def test_the_output_takes_the_shape_of_the_first_input_before_anything_runs() -> None:
     """Shape inference: symbolic dimensions pass through, so that what follows the op can be planned."""
     node = helper.make_node("RankOneUpdate", ["y", "x", "r", "g"], ["z"], domain=DOMAIN)
-    inputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in (("y", ["B", "T", 24]), ("x", ["B", "T", 24]), ("r", ["B", 24]), ("g", ["B", 1]))
-    ]
+    shapes: dict[str, list[str | int | None]] = {
+        "y": ["B", "T", 24],
+        "x": ["B", "T", 24],
+        "r": ["B", 24],
+        "g": ["B", 1],
+    }
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     graph = helper.make_graph([node], "shapes", inputs, [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)])
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
@@ -256,9 +261,15 @@ def test_only_the_entry_point_is_exported_and_only_libc_and_libm_are_needed() ->
         pytest.skip("the sanitizer build needs the sanitizers' runtime")
     with LIBRARY.open("rb") as source:
         elf = ELFFile(source)
-        symbols = elf.get_section_by_name(".dynsym").iter_symbols()
-        exported = {s.name for s in symbols if s["st_shndx"] != "SHN_UNDEF" and s["st_info"]["bind"] != "STB_LOCAL"}
-        needed = {tag.needed for tag in elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")}
+        symbols, dynamic = elf.get_section_by_name(".dynsym"), elf.get_section_by_name(".dynamic")
+        assert isinstance(symbols, SymbolTableSection)
+        assert isinstance(dynamic, DynamicSection)
+        exported = {
+            s.name
+            for s in symbols.iter_symbols()
+            if s["st_shndx"] != "SHN_UNDEF" and s["st_info"]["bind"] != "STB_LOCAL"
+        }
+        needed = {tag.needed for tag in dynamic.iter_tags("DT_NEEDED")}
     assert exported == {"RegisterCustomOps"}
     assert needed <= {"libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 

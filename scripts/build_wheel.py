@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Build the wheel into dist/ and give it an honest platform tag.
 
-    scripts/build-wheel [DIRECTORY]
+    scripts/build_wheel.py [DIRECTORY]
 
 With the library inside, the wheel is py3-none-manylinux_2_N_<machine>, N being the newest glibc (2.N) whose symbols the
 library really asks for (PEP 600); it needs no libraries but libc and libm. Without a compiler or ONNX Runtime's headers
@@ -18,7 +18,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
+from elftools.elf.gnuversions import GNUVerNeedSection
 
 LIBRARY = "edgeadapt/kernels/libedgeadapt_ops.so"
 MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
@@ -32,12 +34,14 @@ def platform_tag(library: bytes) -> str:
     Raises ValueError if it needs a library, or a versioned symbol, that not every glibc system has.
     """
     elf = ELFFile(io.BytesIO(library))
-    needed = [tag.needed for tag in elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")]
+    dynamic, versions = elf.get_section_by_name(".dynamic"), elf.get_section_by_name(".gnu.version_r")
+    if not isinstance(dynamic, DynamicSection) or not isinstance(versions, GNUVerNeedSection):
+        raise ValueError(f"{LIBRARY} is no shared library that uses glibc")
+    needed = [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")]
     if foreign := [name for name in needed if not SYSTEM.fullmatch(name)]:
         raise ValueError(f"{LIBRARY} needs {', '.join(foreign)}; only libc and libm may be needed")
     newest = OLDEST
-    versions = elf.get_section_by_name(".gnu.version_r")
-    for _, wanted in versions.iter_versions() if versions is not None else ():
+    for _, wanted in versions.iter_versions():
         for version in wanted:
             match = re.fullmatch(r"GLIBC_2\.(\d+)(\.\d+)?", version.name)
             if match is None:
@@ -62,7 +66,7 @@ def main() -> int:
             wheel = Path(folder) / Path(name).name
         out.mkdir(parents=True, exist_ok=True)
         (out / wheel.name).write_bytes(wheel.read_bytes())
-    print(f"build-wheel: {out / wheel.name}{'' if library is not None else ' (without native kernels)'}")
+    print(f"build_wheel: {out / wheel.name}{'' if library is not None else ' (without native kernels)'}")
     return 0
 
 
