@@ -23,7 +23,7 @@ from pathlib import Path
 from edgeadapt.cache import cache_directory, remembered_sha256
 from edgeadapt.errors import EdgeAdaptError, MissingExtra
 from edgeadapt.fetch import Pinned, fetch
-from edgeadapt.files import locked, published_directory, storage_errors, write_json
+from edgeadapt.files import locked, published_directory, sha256_of, storage_errors, write_json
 from edgeadapt.gguf_conversion import convert, require_converter
 from edgeadapt.progress import Progress, transfer
 
@@ -42,6 +42,7 @@ _WANTED = (
     "*.safetensors.index.json",
 )
 _UNWANTED = ("*/*", "consolidated*")
+_RECORD = "edgeadapt-backbone.json"
 _SAY_FROM = 1 << 30  # from this size on, hashing takes long enough to be mentioned
 
 
@@ -97,10 +98,10 @@ def resolve(backbone_id: str, cache: Path | None = None, progress: Progress | No
 def _from_package(source: Packaged, cache: Path | None, progress: Progress | None) -> Backbone:
     revision = f"sha256:{source.file.sha256[:16]}"
     target = _converted(source.id, source.file.sha256, cache)
-    if (ready := _ready(source.id, revision, target)) is not None:
+    if (ready := _ready(source.id, revision, target, cache)) is not None:
         return ready
     with storage_errors(target.parent), locked(target):
-        if (ready := _ready(source.id, revision, target)) is not None:
+        if (ready := _ready(source.id, revision, target, cache)) is not None:
             return ready
         require_converter()
         wheel = fetch(source.file, cache, progress)
@@ -134,7 +135,7 @@ def _from_disk(place: Path, cache: Path | None, progress: Progress | None) -> Ba
     name, revision = gguf[0].stem, f"sha256:{digest[:16]}"
     target = _converted(name, digest, cache)
     with storage_errors(target.parent), locked(target):
-        if (ready := _ready(name, revision, target)) is not None:
+        if (ready := _ready(name, revision, target, cache)) is not None:
             return ready
         require_converter()
         with published_directory(target) as building, transfer(progress) as show:
@@ -215,11 +216,11 @@ def _converted(name: str, digest: str, cache: Path | None) -> Path:
     return (cache or cache_directory()) / "backbones" / f"{short}-{digest[:16]}-v{CONVERSION}"
 
 
-def _ready(name: str, revision: str, target: Path) -> Backbone | None:
-    """The converted folder if it is whole; its sizes were recorded when it was made, and it appeared in one rename."""
+def _ready(name: str, revision: str, target: Path, cache: Path | None) -> Backbone | None:
+    """The converted folder if every file in it still has the hash that it was made with."""
     try:
-        sizes = json.loads((target / "edgeadapt-backbone.json").read_text(encoding="utf-8"))["files"]
-        whole = all((target / file).stat().st_size == size for file, size in sizes.items())
+        made = json.loads((target / _RECORD).read_text(encoding="utf-8"))["files"]
+        whole = all(remembered_sha256(target / file, cache) == digest for file, digest in made.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return Backbone(name, revision, target) if whole else None
@@ -241,7 +242,7 @@ def _convert(gguf: Path, folder: Path, name: str, revision: str, show: Progress)
     show(f"converting {name} (once)", 0, None)
     convert(gguf, folder, name)
     check_folder(folder)
-    files = {path.name: path.stat().st_size for path in _used_files(folder)}
+    files = {path.name: sha256_of(path) for path in _used_files(folder)}
     for file in files:
         (folder / file).chmod(0o644)
-    write_json(folder / "edgeadapt-backbone.json", {"id": name, "revision": revision, "files": files})
+    write_json(folder / _RECORD, {"id": name, "revision": revision, "files": files})

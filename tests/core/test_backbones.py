@@ -446,13 +446,13 @@ def test_a_conversion_that_was_killed_is_made_again(
     assert not list(found.path.parent.glob(".*.building"))
 
 
-def test_a_converted_folder_that_lost_a_piece_is_made_again(tiny: SimpleIndex, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "edgeadapt-backbone.json"])
+def test_a_converted_folder_that_was_damaged_is_made_again(tiny: SimpleIndex, tmp_path: Path, file: str) -> None:
     found = resolve("tiny", tmp_path / "cache", silent)
-    with (found.path / "model.safetensors").open("r+b") as sink:
-        sink.truncate(100)
-    again = resolve("tiny", tmp_path / "cache", silent)
-    assert again == found
-    assert (found.path / "model.safetensors").stat().st_size > 1000
+    data = (found.path / file).read_bytes()
+    (found.path / file).write_bytes(data[:-9] + b"x" * 9)
+    assert resolve("tiny", tmp_path / "cache", silent) == found
+    assert (found.path / file).read_bytes() == data
 
 
 def test_a_file_that_is_no_gguf_is_one_line(tmp_path: Path) -> None:
