@@ -1,4 +1,4 @@
-"""Real bundles of a tiny random backbone, exported once per test session and read by many tests. Do not write to them."""
+"""Real bundles of a tiny random backbone, exported once per test session for many tests. Do not write to them."""
 
 from __future__ import annotations
 

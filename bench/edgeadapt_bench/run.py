@@ -154,7 +154,7 @@ def interleave(
     begin = time.monotonic()
     warm = None if end is None else begin + (end - begin) / 3
     while phase != "load" and len(warm_up) < plan.warm_up_rounds and not late(warm):
-        taken = turns(len(warm_up), list(workers))
+        taken = turns(len(warm_up), list(warm_up[0]) if warm_up else list(workers))
         if taken is None:
             break
         warm_up.append(taken)

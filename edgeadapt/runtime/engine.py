@@ -90,7 +90,7 @@ class Engine:
         missing = [item for item in entry.inputs if item not in self._inputs]
         if missing:
             raise EdgeAdaptError(
-                f"{self.bundle.root}: the graph that is open has no place for adapter {name!r} (no input {missing[0]!r})"
+                f"{self.bundle.root}: the open graph has no place for adapter {name!r} (no input {missing[0]!r})"
             )
         self._loaded[name] = adapters.load(entry, self.bundle, self._inputs, self.pool, self._small_session)
 

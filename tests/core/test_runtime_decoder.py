@@ -13,6 +13,7 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.runtime import session
 from edgeadapt.runtime.decoder import Decoder, log_softmax, other_inputs
 from edgeadapt.runtime.kv_cache import KvCache, KvLayout
+from tests.brute_force import at_once
 from tests.exported import Exported
 
 CONTEXT = 256
@@ -20,15 +21,6 @@ CONTEXT = 256
 
 def bare(path: Path) -> ort.InferenceSession:
     return session.create(Bundle.open(path).graph("bare"), threads=1)
-
-
-def at_once(graph: ort.InferenceSession, ids: list[int]) -> np.ndarray:
-    """Logits of every position [T, V], the whole sequence in one run, with empty caches as plain NumPy arrays."""
-    feeds = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64)}
-    for item in graph.get_inputs():
-        if item.name.startswith("past_key_values."):
-            feeds[item.name] = np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)
-    return np.asarray(graph.run(["logits"], feeds)[0][0])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +92,7 @@ def test_the_whole_context_can_be_used_and_not_a_token_more(graph: ort.Inference
     loop.prefill([7] * (CONTEXT - 2), room=2)
     loop.step(8)
     loop.step(9)
-    with pytest.raises(EdgeAdaptError, match="256 \\+ 1 tokens do not fit"):
+    with pytest.raises(EdgeAdaptError, match=r"256 \+ 1 tokens do not fit"):
         loop.step(10)
     with pytest.raises(
         EdgeAdaptError, match="the prompt has 250 tokens, and 7 more are asked for; the model takes 256"
@@ -127,9 +119,9 @@ def test_choices_need_a_fresh_prompt(graph: ort.InferenceSession, ids: list[int]
 def test_inputs_that_nobody_declared_are_refused(exported: Exported) -> None:
     grafted = session.create(Bundle.open(exported()).graph("model"), threads=1)
     assert set(other_inputs(grafted)) == {"himalaya.r", "himalaya.gains"}
-    with pytest.raises(EdgeAdaptError, match="unknown \\['himalaya.gains', 'himalaya.r'\\]"):
+    with pytest.raises(EdgeAdaptError, match=r"unknown \['himalaya.gains', 'himalaya.r'\]"):
         decoder(grafted)
-    with pytest.raises(EdgeAdaptError, match="missing \\['lora.x'\\]"):
+    with pytest.raises(EdgeAdaptError, match=r"missing \['lora.x'\]"):
         Decoder(grafted, adapter_inputs=("himalaya.r", "himalaya.gains", "lora.x"), context_length=CONTEXT)
 
 
@@ -159,7 +151,7 @@ def test_cache_bookkeeping() -> None:
     cache = KvCache(KvLayout(("0.key", "0.value"), heads=2, head_dim=4), capacity=65)
     assert cache.capacity == 128
     assert cache.advance(100) == 100
-    with pytest.raises(EdgeAdaptError, match="100 \\+ 29 tokens do not fit a cache of 128"):
+    with pytest.raises(EdgeAdaptError, match=r"100 \+ 29 tokens do not fit a cache of 128"):
         cache.advance(29)
     with pytest.raises(ValueError, match="cannot go back to 101"):
         cache.truncate(101)

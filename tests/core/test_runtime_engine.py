@@ -17,25 +17,11 @@ from edgeadapt.runtime.decoder import log_softmax, zero_of
 from edgeadapt.runtime.engine import Engine
 from edgeadapt.tasks import encode_prompt, encode_target
 from edgeadapt.tensors import shapes
-from tests.core.test_runtime_decoder import at_once
+from tests.brute_force import at_once
 from tests.exported import Exported
 from tests.support import TASKS
 
 TEXT = "The shares of the airline fell by a tenth on Tuesday."
-
-
-def with_values(path: Path, values: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
-    """Logits [T, V] of one run without a cache, the adapter's inputs fed as given."""
-    graph = session.create(Bundle.open(path).graph("model"), threads=1, ops="off")
-    feeds: dict[str, np.ndarray] = {
-        "input_ids": np.array([ids]),
-        "attention_mask": np.ones((1, len(ids)), np.int64),
-        **values,
-    }
-    for item in graph.get_inputs():
-        if item.name.startswith("past_key_values."):
-            feeds[item.name] = np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)
-    return np.asarray(graph.run(["logits"], feeds)[0][0])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
@@ -43,6 +29,7 @@ def test_classification_equals_brute_force(exported: Exported, precision: str) -
     """Every choice anew, whole sequence at once, r and gains from the reference by hand."""
     path = exported("himalaya", precision)
     engine = Engine.open(path, ops="off")
+    graph = session.create(Bundle.open(path).graph("model"), threads=1, ops="off")
     for number, task in enumerate(TASKS):
         engine.task(task.name)
         found = engine.classify(TEXT)
@@ -52,7 +39,7 @@ def test_classification_equals_brute_force(exported: Exported, precision: str) -
         scores = []
         for choice in task.choices:
             target = encode_target(choice, encode)
-            rows = log_softmax(with_values(path, values, prompt + target))
+            rows = log_softmax(at_once(graph, prompt + target, values))
             scores.append(np.mean([rows[len(prompt) - 1 + i][token] for i, token in enumerate(target)]))
         shares = np.exp(scores) / np.exp(scores).sum()
         tolerance = 1e-4 if precision == "fp32" else 2e-2

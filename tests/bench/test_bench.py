@@ -1,0 +1,198 @@
+"""`edgeadapt bench` on this machine, with real worker processes and a tiny bundle."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgeadapt.bundle import Bundle
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.files import sha256_of
+from edgeadapt.ops.library import library_path
+from edgeadapt_bench import devices
+from edgeadapt_bench.baselines import Variant, variants
+from edgeadapt_bench.devices.base import Conditions
+from edgeadapt_bench.devices.host import HostDevice, HostWorker
+from edgeadapt_bench.report import BenchReport, problems
+from edgeadapt_bench.run import bench
+from edgeadapt_bench.workloads import PHASES, Effort, Workload
+from tests.exported import Exported
+
+BRIEF = Effort(samples=5, load_samples=2, seconds=0.0, window=2, warm_up_rounds=4)
+QUIET = Conditions(load_average=0.0, clock_mhz=1500.0, temperature_c=50.0, throttled="0x0")
+
+
+@pytest.fixture(scope="module")
+def report(
+    exported: Exported, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[BenchReport, dict[str, object]]]:
+    out = tmp_path_factory.mktemp("bench") / "bench.json"
+    told: list[str] = []
+    found = bench(
+        exported("himalaya", "int4"), baselines=["all", str(exported("lora"))], json_out=out, effort=BRIEF, tell=told.append,
+        workload=Workload(prompt_tokens=20, decode_tokens=3),
+    )  # fmt: skip
+    assert told[0] == "opening bare"
+    return found, json.loads(out.read_text())
+
+
+def names(report: BenchReport, phase: str) -> set[str]:
+    return {row.origin.variant for row in report.rows if row.phase == phase}
+
+
+def test_every_variant_has_every_phase_that_it_can_have(report: tuple[BenchReport, dict[str, object]]) -> None:
+    found = report[0]
+    everyone = {"bare", "himalaya", "lora8-unmerged", "lora8-merged", "lora-fp32"}
+    adapters = {"himalaya", "lora-fp32"}
+    if library_path() is not None:
+        everyone.add("himalaya (bodies)")
+        adapters.add("himalaya (bodies)")
+    for phase in ("load", "prefill", "decode"):
+        assert names(found, phase) == everyone
+    for phase in ("task_switch", "adapter_switch"):
+        assert names(found, phase) == adapters
+    assert {item.origin.variant for item in found.memory} == everyone
+
+
+def test_samples_and_ratios(report: tuple[BenchReport, dict[str, object]]) -> None:
+    for row in report[0].rows:
+        counts = {"load": 3, "decode": 15}  # loading: once at first, then twice more; decoding: 5 rounds of 3 tokens
+        assert len(row.samples) == counts.get(row.phase, 5)
+        assert all(sample > 0 for sample in row.samples)
+        assert row.summary.minimum <= row.summary.p50 <= row.summary.p90 <= row.summary.maximum
+        comparable = row.phase in ("load", "prefill", "decode") and row.origin.variant != "bare"
+        assert (row.ratio is not None) == comparable
+        if row.ratio is not None:
+            assert row.ratio.low <= row.ratio.value <= row.ratio.high
+
+
+def test_a_row_says_where_it_came_from(report: tuple[BenchReport, dict[str, object]], exported: Exported) -> None:
+    value = report[1]
+    rows = value["rows"]
+    assert isinstance(rows, list)
+    for row in rows:
+        assert row["emulated"] is False
+        assert row["device"] == value["device"]["id"]  # type: ignore[index]
+        assert row["threads"] == 1
+        assert row["started"].endswith("+00:00")
+        assert set(row["versions"]) == {"python", "edgeadapt", "onnxruntime", "numpy"}
+        assert row["workload"]["prompt_tokens"] == 20
+        assert row["unit"] == ("s/token" if row["phase"] == "decode" else "s")
+        foreign = row["variant"] == "lora-fp32"
+        bundle = exported("lora") if foreign else exported("himalaya", "int4")
+        assert row["precision"] == ("fp32" if foreign else "int4")
+        assert row["bundle_sha256"] == sha256_of(bundle / "edgeadapt.json")
+    assert {row["phase"] for row in rows} == set(PHASES)
+    merged = next(row for row in rows if row["variant"] == "lora8-merged")
+    assert "folding changes weight values, not the graph" in merged["note"]
+
+
+def test_memory_and_sizes(report: tuple[BenchReport, dict[str, object]], exported: Exported) -> None:
+    for item in report[0].memory:
+        assert 0 < item.increase < item.peak < 1e9
+    path = exported("himalaya", "int4")
+    sizes = report[0].sizes[str(path)]
+    assert sizes["model.onnx.data"] == (path / "model.onnx.data").stat().st_size
+    assert sum(sizes.values()) == Bundle.open(path).size
+
+
+def test_the_table_fits_a_terminal(report: tuple[BenchReport, dict[str, object]]) -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    console = Console(width=100, file=StringIO())
+    console.print(report[0].table())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    for word in ("lora8-merged", "decode ms/token", "x bare", "task switch ms", "MB on disk"):
+        assert word in text
+
+
+def test_quick_is_bounded(exported: Exported) -> None:
+    began = time.monotonic()
+    found = bench(
+        exported("himalaya", "int4"), effort=Effort(total_seconds=6.0), baselines=["bare"], tell=lambda _: None
+    )
+    assert time.monotonic() - began < 9
+    assert names(found, "decode") == {"bare", "himalaya"}
+
+
+def test_devices_that_are_not_there_yet(exported: Exported) -> None:
+    with pytest.raises(EdgeAdaptError, match="--device rpi4: available now: host"):
+        bench(exported(), device="rpi4", tell=lambda _: None)
+    assert isinstance(devices.choose("host"), HostDevice)
+
+
+def test_baselines_by_name_and_by_path(exported: Exported, tmp_path: Path) -> None:
+    bundle = Bundle.open(exported())
+    assert [item.name for item in variants(bundle, ["lora8-merged"])] == ["bare", "himalaya", "lora8-merged"]
+    assert [item.name for item in variants(bundle, ["bare", "bare"])] == ["bare", "himalaya"]
+    foreign = variants(bundle, [str(exported("lora", merge=True))])[-1]
+    assert (foreign.name, foreign.adapter) == ("lora-fp32-merged", "lora")
+    with pytest.raises(EdgeAdaptError, match="--baseline llama: neither a bundle directory nor one of bare"):
+        variants(bundle, ["llama"])
+    with pytest.raises(EdgeAdaptError, match="has no lora8 graph"):
+        variants(Bundle.open(exported("lora")), ["lora8-unmerged"])
+    with pytest.raises(EdgeAdaptError, match="has no bare graph"):
+        variants(Bundle.open(exported("lora", merge=True)), None)
+
+
+def test_a_worker_passes_its_error_on(exported: Exported, tmp_path: Path) -> None:
+    device = HostDevice()
+    with (
+        pytest.raises(EdgeAdaptError, match=r"x: .*: no such bundle directory"),
+        device.worker(Variant("x", tmp_path / "none", "model"), threads=1),
+    ):
+        pass
+    with device.worker(Variant("x", exported(), "bare"), threads=1) as worker:
+        assert worker.opened["vocabulary_size"] == 320
+        with pytest.raises(EdgeAdaptError, match="x: unknown request 'dance'"):
+            worker.call("dance")
+        with pytest.raises(EdgeAdaptError, match="x: the prompt is empty"):
+            worker.call("prefill", room=1)
+        worker.call("prompt", ids=[5, 6, 7])
+        assert worker.call("prefill", room=1)["seconds"] > 0
+
+
+def test_a_worker_that_is_killed_is_named() -> None:
+    worker = HostWorker("victim")
+    worker._process.kill()
+    with pytest.raises(
+        EdgeAdaptError, match="victim: its process was ended by SIGKILL, most likely for lack of memory"
+    ):
+        worker.call("memory")
+    worker.close()
+
+
+def test_workers_end_with_the_run(exported: Exported) -> None:
+    import psutil
+
+    with HostDevice().worker(Variant("x", exported(), "bare"), threads=1):
+        children = psutil.Process().children()
+        assert any("edgeadapt_bench.worker" in " ".join(child.cmdline()) for child in children)
+    assert not [child for child in psutil.Process().children() if "edgeadapt_bench.worker" in " ".join(child.cmdline())]
+
+
+def test_what_makes_a_run_invalid() -> None:
+    assert problems(QUIET, QUIET) == []
+    assert problems(QUIET, replace(QUIET, clock_mhz=1440.0)) == []
+    assert "moved by -20%" in problems(QUIET, replace(QUIET, clock_mhz=1200.0))[0]
+    assert "throttled after the run (bits 0x50000)" in problems(QUIET, replace(QUIET, throttled="0x50000"))[0]
+    unknown = replace(QUIET, clock_mhz="unknown", throttled="unknown")
+    assert problems(unknown, QUIET) == []
+
+
+def test_the_fingerprint_is_stable_and_complete() -> None:
+    one, two = HostDevice().fingerprint(), HostDevice().fingerprint()
+    assert one == two
+    assert one.identity == two.identity
+    assert one.cores >= 1
+    assert one.memory_bytes > 1e8
+    assert replace(one, kernel="other").identity != one.identity
+    conditions = HostDevice().conditions()
+    assert conditions.load_average >= 0

@@ -1,0 +1,86 @@
+"""The figures: known answers, coverage on synthetic samples, and a slowdown that must be seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgeadapt_bench.statistics import paired_ratio, settled, summarise
+
+
+def test_known_figures() -> None:
+    found = summarise(range(1, 102))
+    assert (found.n, found.p50, found.p90, found.p99) == (101, 51, 91, 100)
+    assert (found.minimum, found.maximum, found.mean) == (1, 101, 51)
+    assert found.deviation == pytest.approx(np.std(np.arange(1, 102), ddof=1))
+    assert 40 < found.low < 51 < found.high < 62
+
+
+def test_one_sample_is_its_own_interval() -> None:
+    found = summarise([0.25])
+    assert (found.p50, found.low, found.high, found.deviation) == (0.25, 0.25, 0.25, 0)
+
+
+def test_no_samples_have_no_figures() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        summarise([])
+    with pytest.raises(ValueError, match="not pairs"):
+        paired_ratio([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="not pairs"):
+        paired_ratio([], [])
+
+
+def test_the_interval_of_the_median_covers_it() -> None:
+    """95 % nominal; of 300 skewed sets of 30 samples at least 90 % must hold the true median."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        found = summarise(rng.lognormal(0.0, 0.5, 30).tolist())
+        covered += found.low <= 1.0 <= found.high
+    assert covered >= 270
+
+
+def rounds(rng: np.random.Generator, count: int, factor: float) -> tuple[list[float], list[float]]:
+    """Two variants' samples of a machine whose speed drifts by half and that stalls now and then."""
+    drift = np.exp(np.cumsum(rng.normal(0, 0.05, count)))
+    noise = np.exp(rng.normal(0, 0.01, (2, count)))
+    stalls = 1 + 2 * (rng.random((2, count)) < 0.05)
+    first, second = 0.01 * drift * noise * stalls
+    return (first * factor).tolist(), second.tolist()
+
+
+def test_the_same_against_itself_is_one() -> None:
+    """A/A: the interval of the ratio holds 1 in at least 90 of 100 trials."""
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(100):
+        ratio = paired_ratio(*rounds(rng, 30, 1.0))
+        held += ratio.low <= 1.0 <= ratio.high
+    assert held >= 90
+
+
+def test_two_percent_slower_is_seen() -> None:
+    rng = np.random.default_rng(2)
+    seen = 0
+    for _ in range(100):
+        ratio = paired_ratio(*rounds(rng, 30, 1.02))
+        seen += ratio.low > 1.0
+        assert ratio.value == pytest.approx(1.02, abs=0.02)
+    assert seen >= 90
+
+
+def test_unpaired_medians_would_not_have_seen_it() -> None:
+    """Why pairs: the drift between two separate runs is far larger than what is looked for."""
+    rng = np.random.default_rng(3)
+    apart = []
+    for _ in range(100):
+        slower, _ = rounds(rng, 30, 1.02)
+        _, other = rounds(rng, 30, 1.0)
+        apart.append(np.median(slower) / np.median(other))
+    assert np.std(apart) > 0.1
+
+
+def test_settled_when_two_windows_agree() -> None:
+    assert not settled([1.0, 1.0, 1.0], window=2, tolerance=0.05)
+    assert settled([9.0, 1.0, 1.0, 1.0, 1.04], window=2, tolerance=0.05)
+    assert not settled([2.0, 2.0, 1.0, 1.0], window=2, tolerance=0.05)
