@@ -16,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
@@ -37,7 +39,8 @@ def platform_tag(library: bytes) -> str:
     dynamic, versions = elf.get_section_by_name(".dynamic"), elf.get_section_by_name(".gnu.version_r")
     if not isinstance(dynamic, DynamicSection) or not isinstance(versions, GNUVerNeedSection):
         raise ValueError(f"{LIBRARY} is no shared library that uses glibc")
-    needed = [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")]
+    tags: Iterable[Any] = dynamic.iter_tags("DT_NEEDED")
+    needed = [tag.needed for tag in tags]
     if foreign := [name for name in needed if not SYSTEM.fullmatch(name)]:
         raise ValueError(f"{LIBRARY} needs {', '.join(foreign)}; only libc and libm may be needed")
     newest = OLDEST

@@ -4,8 +4,9 @@ instruction set, odd memory, threads, what is refused and how, and what the libr
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -287,8 +288,8 @@ def test_a_runtime_older_than_the_headers_gets_a_clear_status() -> None:
     recorder = create_status(record)
     api[0] = ctypes.cast(recorder, ctypes.c_void_p)
     get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(lambda v: ctypes.addressof(api) if v <= 5 else None)
-    get_version = ctypes.CFUNCTYPE(ctypes.c_void_p)(lambda: ctypes.cast(version, ctypes.c_void_p).value)
     version = ctypes.create_string_buffer(b"1.5.2")
+    get_version = ctypes.CFUNCTYPE(ctypes.c_void_p)(lambda: ctypes.addressof(version))
     base = (ctypes.c_void_p * 2)(ctypes.cast(get_api, ctypes.c_void_p), ctypes.cast(get_version, ctypes.c_void_p))
 
     register = ctypes.CDLL(str(LIBRARY)).RegisterCustomOps
