@@ -265,12 +265,10 @@ def test_only_the_entry_point_is_exported_and_only_libc_and_libm_are_needed() ->
         symbols, dynamic = elf.get_section_by_name(".dynsym"), elf.get_section_by_name(".dynamic")
         assert isinstance(symbols, SymbolTableSection)
         assert isinstance(dynamic, DynamicSection)
-        exported = {
-            s.name
-            for s in symbols.iter_symbols()
-            if s["st_shndx"] != "SHN_UNDEF" and s["st_info"]["bind"] != "STB_LOCAL"
-        }
-        needed = {tag.needed for tag in dynamic.iter_tags("DT_NEEDED")}
+        defined = [symbol for symbol in symbols.iter_symbols() if symbol["st_shndx"] != "SHN_UNDEF"]
+        exported = {symbol.name for symbol in defined if symbol["st_info"]["bind"] != "STB_LOCAL"}
+        tags: Iterable[Any] = dynamic.iter_tags("DT_NEEDED")
+        needed = {tag.needed for tag in tags}
     assert exported == {"RegisterCustomOps"}
     assert needed <= {"libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 
