@@ -1,7 +1,7 @@
 """Tiny backbones and synthetic runs for tests: real formats, random values, made in well under a second each.
 
-    backbone = tiny_backbone(tmp_path / "backbone")            a Hugging Face folder: Llama-like, tied embedding
-    run = make_run(tmp_path / "run", "himalaya", backbone)     a finished run directory with a random, nonzero adapter
+backbone = tiny_backbone(tmp_path / "backbone")            a Hugging Face folder: Llama-like, tied embedding
+run = make_run(tmp_path / "run", "himalaya", backbone)     a finished run directory with a random, nonzero adapter
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def tiny_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     fast.chat_template = (
         "{% for message in messages %}{{ '<s>' + message['role'] + '\n' + message['content'] + '</s>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
@@ -116,7 +114,9 @@ def lora_tensors(
     made = {}
     for layer in range(layers):
         for module, (reads, writes) in shapes.items():
-            made[f"layers.{layer}.{module}.A"] = (rng.standard_normal((reads, rank)) / np.sqrt(reads)).astype(np.float16)
+            made[f"layers.{layer}.{module}.A"] = (rng.standard_normal((reads, rank)) / np.sqrt(reads)).astype(
+                np.float16
+            )
             made[f"layers.{layer}.{module}.B"] = (size * rng.standard_normal((rank, writes))).astype(np.float16)
     return made
 
@@ -134,8 +134,8 @@ def make_run(
 ) -> RunDir:
     """A finished run of `method` ("himalaya" or "lora") on a backbone folder, with random nonzero values.
 
-    `site` is HIMALAYA's ("residual", or "square" on q_proj and o_proj), `modules` LoRA's; `gain` scales what the adapter
-    does in either (0: nothing).
+    `site` is HIMALAYA's ("residual", or "square" on q_proj and o_proj), `modules` LoRA's; `gain` scales what the
+    adapter does in either (0: nothing).
     """
     from edgeadapt.backbones import resolve
     from edgeadapt.records import read_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +78,9 @@ def assemble(
 ) -> ExportReport:
     """See `edgeadapt_export.export`."""
     if precision not in ("fp32", "int8", "int4") or device not in ("rpi4", "generic"):
-        raise EdgeAdaptError(f"precision {precision!r}, device {device!r}: give fp32, int8 or int4, and rpi4 or generic")
+        raise EdgeAdaptError(
+            f"precision {precision!r}, device {device!r}: give fp32, int8 or int4, and rpi4 or generic"
+        )
     opened = RunDir.open(run)
     method = deployer(opened.adapter.method)
     adapter = StoredAdapter.of(opened)
@@ -88,19 +90,42 @@ def assemble(
         graph = decoder.build(source, progress=progress)
         shape = geometry(source.path, graph)
         codec = TextCodec.from_folder(source.path)
-    if (adapter.manifest.backbone.hidden_size, adapter.manifest.backbone.num_layers) != (shape.hidden_size, shape.num_layers):
+    if (adapter.manifest.backbone.hidden_size, adapter.manifest.backbone.num_layers) != (
+        shape.hidden_size,
+        shape.num_layers,
+    ):
         raise EdgeAdaptError(f"{run}: its adapter is for another shape of backbone than {source.id}")
     name = _adapter_name(opened)
     with storage_errors(out.parent), published_bundle(out) as building:
         with clock.time("graphs"):
-            graphs, deployed = _write_graphs(building, name, graph, shape, method, adapter, precision, merge, progress)
+            graphs, deployed = _write_graphs(
+                out=building,
+                name=name,
+                graph=graph,
+                shape=shape,
+                method=method,
+                adapter=adapter,
+                precision=precision,
+                merge=merge,
+                progress=progress,
+            )
             copy_model_files(source.path, graph, building)
         figures = None
         if check:
             with clock.time("parity"):
                 items = parity.sequences(sample_texts(graph, codec, progress), opened.adapter.tasks, codec)
                 file = building / "adapters" / name / deployed.file if deployed.file else None
-                figures = parity.measure(building, graphs, deployed, file, method, adapter, source.path, items, progress)
+                figures = parity.measure(
+                    bundle=building,
+                    graphs=graphs,
+                    deployed=deployed,
+                    adapter_file=file,
+                    method=method,
+                    adapter=adapter,
+                    backbone=source.path,
+                    items=items,
+                    progress=progress,
+                )
             if precision == "fp32":
                 figures.check()
         with clock.time("sealing"):
@@ -171,6 +196,7 @@ def geometry(backbone: Path, graph: decoder.DecoderGraph) -> Geometry:
 
 
 def _write_graphs(
+    *,
     out: Path,
     name: str,
     graph: decoder.DecoderGraph,

@@ -1,8 +1,8 @@
 """Where things are in a decoder graph of the model builder: its linear layers and its blocks' outputs.
 
 The builder names its nodes /model/layers.{l}/attn/{qkv_proj|q_proj|k_proj|v_proj|o_proj}/MatMul and
-/model/layers.{l}/mlp/{gate_proj|up_proj|down_proj}/MatMul; that convention is read here and nowhere else. Everything
-that follows from the wiring (which branch a block's output adds, how wide the packed slices are) is read off the wiring.
+/model/layers.{l}/mlp/{gate_proj|up_proj|down_proj}/MatMul; that convention is read here and nowhere else. What
+follows from the wiring (which branch a block's output adds, how wide the packed slices are) is read off the wiring.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def module_slice(model: ir.Model, geometry: Geometry, layer: int, module: str) -
         return Slice(known[layer, "qkv_proj"], sum(widths[name] for name in before), widths[module])
     if (layer, module) not in known:
         names = sorted({name for at, name in known if at == layer})
-        raise EdgeAdaptError(f"layer {layer} of the graph has no {module}; it has {', '.join(names) or 'no linear layer'}")
+        raise EdgeAdaptError(
+            f"layer {layer} of the graph has no {module}; it has {', '.join(names) or 'no linear layer'}"
+        )
     linear = known[layer, module]
     return Slice(linear, 0, output_width(linear))
 
@@ -96,7 +98,8 @@ def output_width(linear: Linear) -> int:
     if linear.node.op_type == "MatMulNBits":
         return linear.node.attributes["N"].as_int()
     weight = linear.node.inputs[1]
-    assert weight is not None and weight.const_value is not None
+    assert weight is not None
+    assert weight.const_value is not None
     transposed = "transB" in linear.node.attributes and bool(linear.node.attributes["transB"].as_int())
     return int(weight.const_value.shape.numpy()[0 if transposed else 1])
 

@@ -1,18 +1,19 @@
 """The exported files against PyTorch: same backbone, same stored adapter, teacher-forced on real prompts.
 
-    sequences   each of sample_text.py's texts, asked as one of the adapter's tasks (in turn) with one of its choices as the
-                answer, until there are POSITIONS positions; without tasks, the plain texts
-    PyTorch     the backbone from its Hugging Face folder, float32; the adapter from its *stored* tensors by hooks
-                (methods/*.attach): nothing of the exporter, of the function bodies or of training code is in this view
-    ONNX        embed.onnx -> direction.onnx -> model.onnx on stock onnxruntime, function bodies only
-    figures     over all positions of all sequences, p PyTorch's and q ONNX's next-token distributions
-                max |logit difference|        share of positions with equal argmax        mean KL(p || q) in nats
-    fp32 must have a difference <= 1e-3 and agreement >= 99.9 %. int8 and int4 are measured and recorded, not judged: their
-    rounding is a choice; what it costs in a task's accuracy is for the bench to say.
+sequences   each of sample_text.py's texts, asked as one of the adapter's tasks (in turn) with one of its choices as the
+            answer, until there are POSITIONS positions; without tasks, the plain texts
+PyTorch     the backbone from its Hugging Face folder, float32; the adapter from its *stored* tensors by hooks
+            (methods/*.attach): nothing of the exporter, of the function bodies or of training code is in this view
+ONNX        embed.onnx -> direction.onnx -> model.onnx on stock onnxruntime, function bodies only
+figures     over all positions of all sequences, p PyTorch's and q ONNX's next-token distributions
+            max |logit difference|        share of positions with equal argmax        mean KL(p || q) in nats
+fp32 must have a difference <= 1e-3 and agreement >= 99.9 %. int8 and int4 are measured and recorded, not judged: their
+rounding is a choice; what it costs in a task's accuracy is for the bench to say.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.errors import CheckFailed
 from edgeadapt.progress import Progress, silent
+from edgeadapt.runtime import session
 from edgeadapt.runtime.adapters import pack
 from edgeadapt.tasks import TaskSpec, encode_prompt, encode_target
 from edgeadapt.text import TextCodec
@@ -62,9 +64,9 @@ class Parity:
         """Raise CheckFailed unless the files compute what PyTorch computes (fp32)."""
         if not (self.max_abs_logit_difference <= MAX_DIFFERENCE and self.argmax_agreement >= MIN_AGREEMENT):
             raise CheckFailed(
-                f"parity: the exported fp32 graph differs from PyTorch by {self.max_abs_logit_difference:.2e} in a logit "
-                f"(limit {MAX_DIFFERENCE:.0e}) and agrees on {100 * self.argmax_agreement:.2f} % of {self.positions} "
-                "positions (99.9 % needed); nothing was written"
+                f"parity: the exported fp32 graph differs from PyTorch by {self.max_abs_logit_difference:.2e} in a "
+                f"logit (limit {MAX_DIFFERENCE:.0e}) and agrees on {100 * self.argmax_agreement:.2f} % of "
+                f"{self.positions} positions (99.9 % needed); nothing was written"
             )
 
 
@@ -93,6 +95,7 @@ def sequences(
 
 
 def measure(
+    *,
     bundle: Path,
     graphs: Mapping[str, str],
     deployed: Deployed,
@@ -184,9 +187,8 @@ class _Onnx:
 
 
 def _session(path: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    """Without our library; idle threads sleep, so that they leave the cores to PyTorch."""
+    return session.create(path, threads=os.cpu_count() or 1, ops="off")
 
 
 def _kl(p: NDArray[np.float32], q: NDArray[np.float32]) -> NDArray[np.float64]:

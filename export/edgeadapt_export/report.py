@@ -12,7 +12,7 @@ from edgeadapt_export.parity import Parity
 
 @dataclass(frozen=True)
 class ExportReport:
-    """`files`: bytes by name inside the bundle; `seconds`: by piece of work; `parity` is None if it was not asked for."""
+    """`files`: bytes by name inside the bundle; `seconds`: by piece of work; `parity` is None if not asked for."""
 
     bundle: Path
     backbone: str

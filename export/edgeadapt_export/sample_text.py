@@ -1,14 +1,15 @@
 """Text for the parity check, in the backbone's own words: sampled from its fp32 graph, with a fixed seed, and kept.
 
-    OPENINGS x one continuation each, temperature 1, all in one batch: the prompts are padded on the right, and each
-    row's tokens follow its own prompt (see backbones/decoder.py on attention_mask). The result is kept beside the graph
-    in the cache: it depends on the backbone, LENGTH, SEED and this file's openings alone.
+OPENINGS x one continuation each, temperature 1, all in one batch: the prompts are padded on the right, and each
+row's tokens follow its own prompt (see backbones/decoder.py on attention_mask). The result is kept beside the graph
+in the cache: it depends on the backbone, LENGTH, SEED and this file's openings alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.files import write_json
 from edgeadapt.progress import Progress, silent
+from edgeadapt.runtime.session import create
 from edgeadapt.text import TextCodec
 from edgeadapt_export.backbones.decoder import DecoderGraph
 
@@ -70,9 +72,7 @@ def _sample(
     model: Path, prompts: list[list[int]], length: int, rng: np.random.Generator, progress: Progress
 ) -> list[list[int]]:
     """`length` ids after each prompt, drawn from the softmax of its logits."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = create(model, threads=os.cpu_count() or 1, ops="off")
     binding = session.io_binding()
     rows = len(prompts)
     lengths = np.array([len(prompt) for prompt in prompts])

@@ -1,10 +1,10 @@
 """The weights' file: several graphs and several initializers over one model.onnx.data, equal bytes stored once.
 
-    layout    tensors one after the other in the order they are first asked for, each at a multiple of ALIGNMENT bytes
-              (a cache line, and what SIMD loads like; onnxruntime maps any offset, rounding down to the page by itself)
-    sharing   by content (SHA-256 of the bytes), whatever the shape and type: the tied embedding as [V, nb, blob] for
-              MatMulNBits and [V, nb blob] for GatherBlockQuantized, and the same backbone in several graphs
-    inline    tensors below INLINE bytes stay in the graph: shapes and axes must be readable without the file
+layout    tensors one after the other in the order they are first asked for, each at a multiple of ALIGNMENT bytes
+          (a cache line, and what SIMD loads like; onnxruntime maps any offset, rounding down to the page by itself)
+sharing   by content (SHA-256 of the bytes), whatever the shape and type: the tied embedding as [V, nb, blob] for
+          MatMulNBits and [V, nb blob] for GatherBlockQuantized, and the same backbone in several graphs
+inline    tensors below INLINE bytes stay in the graph: shapes and axes must be readable without the file
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class WeightStore:
     def __enter__(self) -> WeightStore:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
     def add(self, tensor: ir.TensorProtocol) -> int:
@@ -43,12 +45,12 @@ class WeightStore:
         known = self._by_tensor.get(id(tensor))
         if known is not None:
             return known[1]
-        data = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
+        data = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
         key = hashlib.sha256(data).digest() + len(data).to_bytes(8, "little")
         if key not in self._by_content:
             offset = -(-self.size // ALIGNMENT) * ALIGNMENT
             self._file.write(bytes(offset - self.size))
-            self._file.write(memoryview(data))
+            self._file.write(data)
             self._by_content[key] = offset
             self.size = offset + len(data)
         self._by_tensor[id(tensor)] = (tensor, self._by_content[key])
@@ -65,7 +67,7 @@ class WeightStore:
                 offset = self.add(tensor)
                 value.const_value = ir.ExternalTensor(
                     self.path.name, offset, tensor.nbytes, tensor.dtype,
-                    shape=ir.Shape(tensor.shape), name=str(value.name), base_dir=self.path.parent,
+                    shape=ir.Shape(tensor.shape.numpy()), name=str(value.name), base_dir=self.path.parent,
                 )  # fmt: skip
         write_model(model, path)
 

@@ -1,7 +1,7 @@
 """How each method reaches the device: one file per method, one line of registration each.
 
-A deployer knows four things about its method: what to change in the base graph (never the adapter's values), which files
-carry the values, how to fold them into the weights if a static merge exists, and how the same adapter acts on the
+A deployer knows four things about its method: what to change in the base graph (never the adapter's values), which
+files carry the values, how to fold them into the weights if a static merge exists, and how the same adapter acts on the
 PyTorch model, which is what parity is measured against.
 """
 

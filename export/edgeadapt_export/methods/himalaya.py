@@ -6,7 +6,7 @@
                      square:   W x + g_l r (r^T x) at q_proj and o_proj         (passes/graft_square.py)
 
     state.safetensors  what ships but takes no part in a forward pass: coefficient statistics and the split tree, with
-                       which learning can go on from the deployed adapter. Together the two files hold every stored tensor.
+                       which learning can go on from the deployed adapter; the two files hold every stored tensor
 
 The gains already hold s / sqrt(d). Every direction depends on the prompt, so there is no static merge.
 """
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import DOMAIN, OPS, OPSET
-from edgeadapt.ops.himalaya_direction import Tables
+from edgeadapt.ops.himalaya_tables import Tables
 from edgeadapt.tensors import serialise
 from edgeadapt_export.decoder_map import Geometry
 from edgeadapt_export.methods import torch_sites
@@ -55,7 +55,9 @@ class Himalaya:
         apply(model, graft)
 
     def merge(self, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> None:
-        raise EdgeAdaptError("--merge: HIMALAYA's direction depends on the prompt, so it has no static merge; leave it out")
+        raise EdgeAdaptError(
+            "--merge: HIMALAYA's direction depends on the prompt, so it has no static merge; leave it out"
+        )
 
     def write(self, folder: Path, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> Deployed:
         write_model(direction_graph(adapter), folder / GRAPH)
@@ -77,10 +79,10 @@ class Himalaya:
             for layer, gain in zip(layers, gains.tolist(), strict=True):
                 block = torch_sites.block(torch_model, layer)
                 if kind == "residual":
-                    hooks.enter_context(torch_sites.on_output(block, lambda x, y, g=gain: y + g * (y @ r)[..., None] * r))
+                    hooks.enter_context(torch_sites.on_output(block, torch_sites.rank_one_on_output(r, gain)))
                 for name in modules:
                     module = torch_sites.linear(block, name)
-                    hooks.enter_context(torch_sites.on_output(module, lambda x, y, g=gain: y + g * (x @ r)[..., None] * r))
+                    hooks.enter_context(torch_sites.on_output(module, torch_sites.rank_one_on_input(r, gain)))
             yield
 
 
@@ -109,7 +111,9 @@ def direction_graph(adapter: StoredAdapter) -> ir.Model:
 def _tables(adapter: StoredAdapter) -> Tables:
     missing = [name for name in (*_TABLES, "gains") if name not in adapter.tensors]
     if missing:
-        raise EdgeAdaptError(f"the adapter has no tensor {missing[0]!r}, so it is not a HIMALAYA adapter; train it again")
+        raise EdgeAdaptError(
+            f"the adapter has no tensor {missing[0]!r}, so it is not a HIMALAYA adapter; train it again"
+        )
     return Tables(**{name: adapter.tensors[name] for name in _TABLES})
 
 
@@ -124,7 +128,13 @@ def _sites(adapter: StoredAdapter) -> tuple[str, tuple[int, ...], tuple[str, ...
     modules = tuple(str(name) for name in sites.get("modules", ("q_proj", "o_proj"))) if kind == "square" else ()
     gains, rows = _gains(adapter), len(_tables(adapter).rows)
     if gains.dtype != np.float16 or gains.shape != (rows, len(layers)):
-        raise EdgeAdaptError(f"gains are {gains.dtype} {gains.shape}; {rows} rows and {len(layers)} sites need float16 {(rows, len(layers))}")
+        raise EdgeAdaptError(
+            f"gains are {gains.dtype} {gains.shape}; {rows} rows and {len(layers)} sites need float16"
+        )
+    if rows < len(adapter.manifest.tasks):
+        raise EdgeAdaptError(
+            f"{len(adapter.manifest.tasks)} tasks, but rows for {rows} only; train the adapter again"
+        )
     if len(set(layers)) < len(layers) or not all(0 <= layer < count for layer in layers):
         raise EdgeAdaptError(f"the sites name layers outside 0..{count - 1}, or one of them twice")
     return str(kind), layers, modules

@@ -1,9 +1,9 @@
 """LoRA on the device: unmerged, as factors that are inputs of the base graph; or merged into its weights.
 
-    unmerged   y + (x A) B beside each linear layer (passes/graft_linear.py); adapters/<name>/adapter.safetensors holds the
-               stored float16 factors, layers.{l}.{module}.A [d_in, r] and .B [r, d_out], the scale folded into B
-    merged     W + A B, in float32, before anything is quantised: W [d_in, d_out] of the graph, or the module's columns of a
-               packed one
+unmerged   y + (x A) B beside each linear layer (passes/graft_linear.py); adapters/<name>/adapter.safetensors holds the
+           stored float16 factors, layers.{l}.{module}.A [d_in, r] and .B [r, d_out], the scale folded into B
+merged     W + A B, in float32, before anything is quantised: W [d_in, d_out] of the graph, or the module's columns of a
+           packed one
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Lora:
                 if a.shape != (depths[part.linear], rank) or b.shape != (rank, block.width):
                     raise EdgeAdaptError(
                         f"layers.{block.layer}.{block.module}: factors {a.shape} and {b.shape} do not fit the graph's "
-                        f"{depths[part.linear]} x {block.width} at rank {rank}; export with the backbone it was trained on"
+                        f"{depths[part.linear]} x {block.width} at rank {rank}; give the backbone it was trained on"
                     )
         apply(model, GraftLinear(targets, depths))
 
@@ -79,7 +79,7 @@ class Lora:
                 for module in modules:
                     a, b = (torch.from_numpy(f.astype(np.float32)) for f in _factors(adapter, layer, module))
                     target = torch_sites.linear(torch_sites.block(torch_model, layer), module)
-                    hooks.enter_context(torch_sites.on_output(target, lambda x, y, a=a, b=b: y + (x @ a) @ b))
+                    hooks.enter_context(torch_sites.on_output(target, torch_sites.low_rank(a, b)))
             yield
 
 
@@ -104,4 +104,6 @@ def _factors(adapter: StoredAdapter, layer: int, module: str) -> tuple[NDArray[A
     try:
         return adapter.tensors[f"{name}.A"], adapter.tensors[f"{name}.B"]
     except KeyError as error:
-        raise EdgeAdaptError(f"the adapter has no tensor {error.args[0]!r}, although its sites name it; train it again") from None
+        raise EdgeAdaptError(
+            f"the adapter has no tensor {error.args[0]!r}, although its sites name it; train it again"
+        ) from None

@@ -14,7 +14,9 @@ def block(torch_model: Any, layer: int) -> Any:
     try:
         return torch_model.get_decoder().layers[layer]
     except (AttributeError, IndexError):
-        raise EdgeAdaptError(f"the PyTorch model has no decoder block {layer}; parity cannot be measured on it") from None
+        raise EdgeAdaptError(
+            f"the PyTorch model has no decoder block {layer}; parity cannot be measured on it"
+        ) from None
 
 
 def linear(decoder_block: Any, module: str) -> Any:
@@ -25,8 +27,26 @@ def linear(decoder_block: Any, module: str) -> Any:
     raise EdgeAdaptError(f"the PyTorch model's block has no {module}; parity cannot be measured on it")
 
 
+Change = Callable[[Any, Any], Any]  # (x, y) -> the new y
+
+
+def rank_one_on_output(r: Any, g: float) -> Change:
+    """y + g r (r^T y): a residual site."""
+    return lambda x, y: y + g * (y @ r)[..., None] * r
+
+
+def rank_one_on_input(r: Any, g: float) -> Change:
+    """y + g r (r^T x): a square site."""
+    return lambda x, y: y + g * (x @ r)[..., None] * r
+
+
+def low_rank(a: Any, b: Any) -> Change:
+    """y + (x A) B."""
+    return lambda x, y: y + (x @ a) @ b
+
+
 @contextlib.contextmanager
-def on_output(module: Any, change: Callable[[Any, Any], Any]) -> Iterator[None]:
+def on_output(module: Any, change: Change) -> Iterator[None]:
     """Replace the module's output y by change(x, y), x its first input, until the context ends."""
 
     def hook(_: Any, args: tuple[Any, ...], output: Any) -> Any:

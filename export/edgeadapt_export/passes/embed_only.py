@@ -1,6 +1,6 @@
 """The embedding alone: from token ids to the mean of the prompt's embedding outputs, HIMALAYA's `pool`.
 
-Rule    Keep what leads from input_ids to the value that enters the first block (the lookup and whatever scales it), and add
+Rule    Keep what leads from input_ids to the value that enters the first block (the lookup and what scales it), and add
             m = Cast(attention_mask)                              [B, T]
             pool = sum_t m_t e_t / max(sum_t m_t, 1)              [B, d]
         Padding may stand anywhere: here the mask's zeros count where they are.

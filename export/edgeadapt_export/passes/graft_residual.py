@@ -39,7 +39,8 @@ class GraftResidual(ir.passes.InPlacePass):
         for layer, gain in zip(self.layers, gains, strict=True):
             end = block_output(model, layer)
             b, a = end.inputs[0], end.inputs[1]
-            assert a is not None and b is not None
+            assert a is not None
+            assert b is not None
             update = ir.node(OP, [a, a, r, gain, b], domain=DOMAIN, name=f"/himalaya/layers.{layer}/{OP}")
             update.outputs[0].name = f"/himalaya/layers.{layer}/output_0"
             update.outputs[0].type, update.outputs[0].shape = a.type, a.shape

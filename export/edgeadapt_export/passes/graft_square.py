@@ -74,10 +74,14 @@ class GraftSquare(ir.passes.InPlacePass):
         packed = target.linear.y
         (attention, position), *others = packed.uses()
         if others or attention.op_type != "GroupQueryAttention" or position != 0:
-            raise EdgeAdaptError(f"{target.linear.node.name}: its packed output does not go straight into the attention")
+            raise EdgeAdaptError(
+                f"{target.linear.node.name}: its packed output does not go straight into the attention"
+            )
         layer, widths = target.linear.layer, list(self.geometry.packed_widths.values())
         sizes = add_initializer(model, f"himalaya.layers.{layer}.qkv.split", np.array(widths, np.int64))
-        split = ir.node("Split", [packed, sizes], {"axis": -1}, num_outputs=3, name=f"/himalaya/layers.{layer}/qkv/Split")
+        split = ir.node(
+            "Split", [packed, sizes], {"axis": -1}, num_outputs=3, name=f"/himalaya/layers.{layer}/qkv/Split"
+        )
         for name, width, value in zip("qkv", widths, split.outputs, strict=True):
             value.name = f"/himalaya/layers.{layer}/{name}"
             value.type, value.shape = packed.type, ir.Shape(["batch_size", "sequence_length", width])

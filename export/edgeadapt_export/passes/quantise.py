@@ -6,9 +6,10 @@ Rule    MatMul(x, W [K, N])                     -> MatMulNBits(x, Q)            
         where E and W are float32 initializers. MatMulNBits wants the data as [N, nb, blob] and GatherBlockQuantized as
         [N, nb blob], so a tied embedding is two initializers over one buffer; `edgeadapt_export.store` writes equal
         bytes once, hence one region of model.onnx.data.
-        int4: blocks of 32. int8: blocks of 128 where they divide K, else 64 (576 is no multiple of 128). Both symmetric
-        about the ops' default zero point (8, 128), scales float32. accuracy_level 4: the runtime may quantise x to
-        int8 in blocks, too, which is where its speed comes from.
+        int4    blocks of 32, each with a float32 scale and a zero point of its own: of SmolLM2's next-token argmax 81 %
+                stay as in fp32 instead of 61 % with the fixed zero point 8 (560 positions), for 1/64 byte per weight
+        int8    blocks of 128 where they divide K, else 64 (576 is no multiple of 128); zero point 128, the default
+        accuracy_level 4: the runtime may quantise x to int8 in blocks, too, which is where its speed comes from.
 Needs   Every float32 matrix that a Gather reads has rows of whole blocks.
 Leaves  No MatMul, FusedMatMul or Gather with a float32 constant matrix of two dimensions.
 """
@@ -68,7 +69,7 @@ class QuantiseWeights(ir.passes.InPlacePass):
 
 
 class Packed:
-    """A quantised matrix in a graph: its buffer as the initializers that the two ops want, made when first asked for."""
+    """A quantised matrix in a graph: its buffer as the initializers that the two ops want, made when asked for."""
 
     def __init__(self, model: ir.Model, name: str, weight: BlockQuantised) -> None:
         self.weight = weight
@@ -84,6 +85,11 @@ class Packed:
 
     def scales(self) -> ir.Value:
         return self._get("scales", self.weight.scales)
+
+    def zero_points(self) -> list[ir.Value]:
+        """The last input of both ops; none where the ops' default holds."""
+        points = self.weight.zero_points
+        return [] if points is None else [self._get("zero_points", points)]
 
     def _get(self, part: str, array: NDArray[np.uint8] | NDArray[np.float32]) -> ir.Value:
         if part not in self._made:
@@ -101,7 +107,7 @@ def quantised_linear(node: ir.Node, packed: Packed) -> ir.Node:
         "block_size": weight.block,
         "accuracy_level": ACCURACY_LEVEL,
     }
-    inputs = [node.inputs[0], packed.data(), packed.scales()]
+    inputs = [node.inputs[0], packed.data(), packed.scales(), *packed.zero_points()]
     return ir.node("MatMulNBits", inputs, attributes, domain=MICROSOFT, name=node.name)
 
 
@@ -109,7 +115,7 @@ def quantised_gather(node: ir.Node, packed: Packed) -> ir.Node:
     """The op that looks up rows of a quantised table."""
     weight = packed.weight
     attributes = {"bits": weight.bits, "block_size": weight.block, "gather_axis": 0, "quantize_axis": 1}
-    inputs = [packed.rows(), node.inputs[1], packed.scales()]
+    inputs = [packed.rows(), node.inputs[1], packed.scales(), *packed.zero_points()]
     return ir.node("GatherBlockQuantized", inputs, attributes, domain=MICROSOFT, name=node.name)
 
 
@@ -123,4 +129,6 @@ def block_size(precision: Precision, columns: int) -> int:
 def quantise(precision: Precision, rows: NDArray[np.float32]) -> BlockQuantised:
     """Matrix [N, K] -> its quantised form."""
     block = block_size(precision, rows.shape[1])
-    return int4.quantise(rows, block) if precision == "int4" else int8.quantise_blockwise(rows, block)
+    if precision == "int4":
+        return int4.quantise(rows, block, zero_points=True)
+    return int8.quantise_blockwise(rows, block)

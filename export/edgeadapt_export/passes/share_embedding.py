@@ -15,7 +15,14 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeadapt_export.decoder_map import MICROSOFT
-from edgeadapt_export.passes.common import add_initializer, constant, drop_unused_initializers, float_matrix, nodes, replace
+from edgeadapt_export.passes.common import (
+    add_initializer,
+    constant,
+    drop_unused_initializers,
+    float_matrix,
+    nodes,
+    replace,
+)
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -27,7 +34,9 @@ class ShareEmbedding(ir.passes.InPlacePass):
         for transpose in _transposes(model):
             users = {node.op_type for node in transpose.outputs[0].consumers()}
             if users != {"Gather"}:
-                raise ir.passes.PreconditionError(f"{transpose.name}: expected Gathers to use it, found {sorted(users)}")
+                raise ir.passes.PreconditionError(
+                    f"{transpose.name}: expected Gathers to use it, found {sorted(users)}"
+                )
             weight = transpose.inputs[0]
             assert weight is not None
             others = {node.op_type for node in weight.consumers()} - {"Transpose"}
@@ -39,7 +48,8 @@ class ShareEmbedding(ir.passes.InPlacePass):
         for transpose in found:
             weight = transpose.inputs[0]
             matrix = float_matrix(weight)
-            assert weight is not None and matrix is not None
+            assert weight is not None
+            assert matrix is not None
             rows = add_initializer(model, EMBEDDING, np.ascontiguousarray(matrix.T))
             transpose.outputs[0].replace_all_uses_with(rows)
             model.graph.remove(transpose, safe=True)

@@ -1,7 +1,7 @@
 """What is in a graph and not needed in a file.
 
 Rule    Drop doc strings, per-node metadata, the producer's own metadata, value annotations of dead values, nodes and
-        initializers that nothing uses, and imports of domains without a node. Names stay: they are the map of the graph.
+        initializers that nothing uses, and imports of domains without a node. Names stay: they are its map.
 Needs   Nothing.
 Leaves  The same outputs from the same inputs, bit for bit.
 """
@@ -24,7 +24,7 @@ class Tidy(ir.passes.InPlacePass):
         drop_unused_initializers(model)
         model.metadata_props.clear()
         model.doc_string = None
-        used = {node.domain for node in model.graph} | {"" if not domain else domain for domain, _, _ in model.functions}
+        used = {node.domain for node in model.graph} | {domain for domain, _, _ in model.functions}
         for domain in [domain for domain in model.opset_imports if domain and domain not in used]:
             del model.opset_imports[domain]
         return ir.passes.PassResult(model, True)
