@@ -1,0 +1,323 @@
+"""The rules that every adapter owes (methods.md, section 0), for every method and variant on a decoder and an encoder.
+
+A new method is one line in SUBJECTS. The device's side of rule 6 (function body, kernel) is in test_ops*.py: here the
+PyTorch form meets the same NumPy references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.ops import himalaya_direction
+from edgeadapt_train.adapters import registry
+from edgeadapt_train.adapters.base import Adapter, Host, Prompt
+from edgeadapt_train.backbone import blocks, wrap
+from edgeadapt_train.batches import Encoded
+from edgeadapt_train.loop import Learner, LoopSettings
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method with its options, and on which hosts it is defined."""
+
+    name: str
+    options: dict[str, Any]
+    hosts: tuple[str, ...] = ("decoder", "encoder")
+    inert: bool = True
+    encoder_options: dict[str, Any] = field(default_factory=dict)
+
+
+SMALL = {"fisher_batches": 2, "window": 2, "cooldown": 2}
+SUBJECTS = (
+    Subject("himalaya", {"method": "himalaya", **SMALL}),
+    Subject(
+        "himalaya square",
+        {"method": "himalaya", "site": "square", **SMALL},
+        encoder_options={"site_modules": ("query", "key")},
+    ),
+    Subject("himalaya first token", {"method": "himalaya", "pool": "first", **SMALL}),
+    Subject("himalaya ewc", {"method": "himalaya", "protection": "ewc", **SMALL}),
+    Subject("himalaya unprotected", {"method": "himalaya", "protection": "none", **SMALL}),
+    Subject(
+        "himalaya literal",
+        {"method": "himalaya", "variant": "literal", **SMALL},
+        inert=False,
+        encoder_options={"site_modules": ("query", "key")},
+    ),
+    Subject("lora8", {"method": "lora"}, encoder_options={"modules": ("query", "value")}),
+)
+PAIRS = [pytest.param(s, host, id=f"{s.name}-{host}") for s in SUBJECTS for host in s.hosts]
+
+
+def decoder() -> Any:
+    """Grouped-query Llama: d = 64, 8 heads, 2 key-value heads, 3 layers."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=112, num_hidden_layers=3, num_attention_heads=8,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2, tie_word_embeddings=True,
+        attn_implementation="eager",
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+def encoder() -> Any:
+    """BERT: d = 64, 4 heads, 2 layers."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, initializer_range=0.2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        attn_implementation="eager",
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        return BertModel(config, add_pooling_layer=False).eval().requires_grad_(False)
+
+
+MODELS: dict[str, Callable[[], Any]] = {"decoder": decoder, "encoder": encoder}
+
+
+@dataclass
+class Bench:
+    """A model, an adapter on it, and some input."""
+
+    model: Any
+    adapter: Adapter
+    ids: Any
+    task: Any
+
+    @property
+    def prompt(self) -> Prompt:
+        with torch.no_grad():
+            embeddings = self.model.get_input_embeddings()(self.ids)
+        mask = torch.ones_like(self.ids)
+        mask[0, -3:] = 0
+        return Prompt(embeddings, mask, self.task)
+
+    def forward(self) -> Any:
+        with self.adapter.conditioned(self.prompt):
+            return self.model(input_ids=self.ids)[0]
+
+    def stored(self) -> Any:
+        with self.adapter.hardened():
+            return self.forward()
+
+
+def build(subject: Subject, kind: str, seed: int = 3) -> Bench:
+    model = MODELS[kind]()
+    host = Host(model, blocks(model), model.config.hidden_size)
+    options = {**subject.options, **(subject.encoder_options if kind == "encoder" else {})}
+    ids = torch.randint(3, 96, (4, 11), generator=torch.Generator().manual_seed(1))
+    return Bench(model, registry.build(options, host, seed), ids, torch.tensor([0, 0, 0, 0]))
+
+
+def learn(bench: Bench, steps: int = 6, task: int = 0, lr: float = 5e-3) -> None:
+    """A few steps of AdamW on an arbitrary smooth loss."""
+    adapter = bench.adapter
+    adapter.begin_task(task)
+    bench.task = torch.full((4,), task)
+    groups = [{"params": [p for _, p in g.parameters], "lr": lr * g.scale} for g in adapter.groups()]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+
+    def backward() -> None:
+        optimiser.zero_grad()
+        output = bench.forward()
+        loss = (output - output.detach().roll(1, dims=-1)).square().mean()
+        penalty = adapter.penalty()
+        (loss if penalty is None else loss + penalty).backward()
+
+    def gradients(count: int) -> Any:
+        for _ in range(count):
+            backward()
+            yield
+
+    for step in range(steps):
+        adapter.schedule(step / (steps - 1))
+        backward()
+        adapter.after_backward()
+        optimiser.step()
+        adapter.after_step(optimiser, step + 1)
+    adapter.end_task(task, gradients)
+
+
+@pytest.mark.parametrize(("subject", "kind"), PAIRS)
+def test_rule_1_a_new_adapter_changes_no_bit_of_the_output(subject: Subject, kind: str) -> None:
+    bench = build(subject, kind)
+    bare = bench.model(input_ids=bench.ids)[0]
+    bench.adapter.attach()
+    bench.adapter.begin_task(0)
+    assert torch.equal(bench.forward(), bare) == subject.inert
+    assert torch.equal(bench.stored(), bare) == subject.inert
+
+
+@pytest.mark.parametrize(("subject", "kind"), PAIRS)
+def test_rule_2_training_moves_the_declared_parameters_and_nothing_of_the_base(subject: Subject, kind: str) -> None:
+    bench = build(subject, kind)
+    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
+    bare = bench.model(input_ids=bench.ids)[0]
+    bench.adapter.attach()
+    start = bench.adapter.own_state()
+    start = {name: value.clone() for name, value in start.items()}
+    learn(bench)
+    declared = {name for group in bench.adapter.groups() for name, _ in group.parameters}
+    moved = {n for n, p in bench.adapter.named_parameters() if not torch.equal(p.detach(), start[n])}
+    assert moved
+    assert moved <= declared
+    assert not torch.equal(bench.stored(), bare)
+    bench.adapter.detach()
+    after = bench.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert torch.equal(bench.model(input_ids=bench.ids)[0], bare)
+    assert not any(parameter.grad is not None for parameter in bench.model.parameters())
+
+
+@pytest.mark.parametrize(("subject", "kind"), PAIRS)
+def test_rule_3_saved_and_loaded_it_computes_the_same(subject: Subject, kind: str) -> None:
+    from safetensors.torch import load, save
+
+    bench = build(subject, kind)
+    bench.adapter.attach()
+    learn(bench)
+    expected, files = bench.stored(), bench.adapter.deployed()
+    other = build(subject, kind, seed=77)
+    other.adapter.attach()
+    other.adapter.load_own_state(load(save(bench.adapter.own_state())))
+    assert torch.equal(other.stored(), expected)
+    for name, value in other.adapter.deployed().items():
+        np.testing.assert_array_equal(value, files[name])
+
+
+def test_rule_3_a_checkpoint_of_another_adapter_is_refused() -> None:
+    lora, himalaya = build(SUBJECTS[-1], "decoder").adapter, build(SUBJECTS[0], "decoder").adapter
+    with pytest.raises(EdgeAdaptError, match="does not fit"):
+        himalaya.load_own_state({**lora.own_state(), "noise": himalaya.own_state()["noise"]})
+
+
+@pytest.mark.parametrize(("subject", "kind"), PAIRS)
+def test_rule_4_measured_bytes_equal_the_formula_and_keep_the_budget(subject: Subject, kind: str) -> None:
+    bench = build(subject, kind)
+    bench.adapter.attach()
+    for task in range(2):
+        learn(bench, steps=2, task=task)
+        report = bench.adapter.byte_report()
+        measured = sum(value.nbytes for value in bench.adapter.deployed().values())
+        assert measured == report["deployed"] == sum(report["terms"].values()) <= report["budget"]
+        assert measured < report["training_state"] < report["training_state_with_optimiser"]
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "expected"),
+    [(4096, 32, 109_548), (768, 12, 57_695), (576, 30, 54_944), (384, 6, 52_145)],
+)
+def test_rule_4_himalayas_formula_gives_the_published_totals(width: int, depth: int, expected: int) -> None:
+    host = Host(torch.nn.Module(), tuple(torch.nn.Identity() for _ in range(depth)), width)
+    adapter = registry.build({"method": "himalaya"}, host, 0)
+    terms = adapter.byte_terms()
+    assert sum(terms.values()) - terms["protection"] == expected
+    assert sum(value.nbytes for value in adapter.deployed().values()) == expected + terms["protection"]
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_rule_5_loras_static_merge_equals_its_two_step_form(kind: str) -> None:
+    bench = build(SUBJECTS[-1], kind)
+    bench.adapter.attach()
+    learn(bench)
+    expected = bench.stored()
+    merged = bench.adapter.merged()  # type: ignore[operator]
+    bench.adapter.detach()
+    for (index, name), weight in merged.items():
+        for path, module in blocks(bench.model)[index].named_modules():
+            if path.rsplit(".", 1)[-1] == name:
+                module.weight.data.copy_(weight)
+    np.testing.assert_allclose(bench.model(input_ids=bench.ids)[0].numpy(), expected.numpy(), atol=2e-5)
+
+
+HIMALAYAS = [pair for pair in PAIRS if pair.values[0].options["method"] == "himalaya"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("subject", "kind"), HIMALAYAS)
+def test_rule_6_the_stored_direction_is_the_numpy_reference(subject: Subject, kind: str) -> None:
+    bench = build(subject, kind)
+    bench.adapter.attach()
+    for task in range(3):
+        learn(bench, task=task)
+    bench.task = torch.tensor([0, 1, 2, 1])
+    adapter: Any = bench.adapter
+    pool = adapter.pooled(bench.prompt)
+    files = adapter.deployed()
+    tables = {name: files[name] for name in himalaya_direction.Tables.__dataclass_fields__}
+    expected = himalaya_direction.reference(pool.numpy(), bench.task.numpy(), **tables)
+    with adapter.hardened():
+        found = adapter.stored_direction(pool, bench.task).numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert np.allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6) or not expected.any()
+    gains = adapter.task_rows.stored_gains(bench.task, adapter.unit_gain).numpy()
+    np.testing.assert_array_equal(gains, files["gains"].astype(np.float32)[bench.task.numpy()])
+
+
+@pytest.mark.parametrize(("subject", "kind"), PAIRS)
+def test_rule_7_the_same_seed_gives_the_same_bits_and_the_global_generator_rests(subject: Subject, kind: str) -> None:
+    torch.manual_seed(11)
+    before = torch.random.get_rng_state()
+    states = []
+    for _ in range(2):
+        bench = build(subject, kind)
+        bench.adapter.attach()
+        learn(bench)
+        states.append(bench.adapter.own_state())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
+    other = build(subject, kind, seed=4).adapter.own_state()
+    assert any(not torch.equal(other[name], value) for name, value in build(subject, kind).adapter.own_state().items())
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
+def test_rule_8_it_learns_through_the_real_loop_on_a_gqa_decoder(subject: Subject) -> None:
+    model = decoder()
+    backbone = wrap(model)
+    adapter = registry.build(subject.options, backbone.host, 0)
+    adapter.attach()
+    rng = np.random.default_rng(0)
+    prompts = [tuple(rng.integers(4, 96, 6).tolist()) for _ in range(16)]
+    examples = [Encoded(prompt, (3,)) for prompt in prompts]
+    settings = LoopSettings(lr=2e-2, batch_size=4, epochs=10, steps=30)
+    learner = Learner(backbone, adapter, examples, 2, settings, 0)
+    learner.begin()
+    losses = [learner.step().loss for _ in range(learner.total)]
+    learner.finish()
+    assert losses[-1] < (losses[0] - 0.3 if subject.inert else losses[0])
+
+
+def test_a_projection_that_is_not_square_is_refused() -> None:
+    options = {"method": "himalaya", "site": "square", "site_modules": ("k_proj", "up_proj")}
+    with pytest.raises(EdgeAdaptError, match="no square 64 x 64"):
+        registry.build(options, Host(decoder(), blocks(decoder()), 64), 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "nope"}, "adapter.method='nope'"),
+        ({"method": "lora", "ranks": 8}, "adapter.ranks"),
+        ({"method": "lora", "rank": 0}, "adapter.rank=0"),
+        ({"method": "lora", "modules": ("nothing",)}, "no linear map named 'nothing'"),
+        ({"method": "himalaya", "variant": "literal", "pool": "mean"}, "variant=literal"),
+        ({"method": "himalaya", "protection": "hope"}, "protection='hope'"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(EdgeAdaptError, match=said) as caught:
+        registry.build(options, Host(decoder(), blocks(decoder()), 64), 0)
+    assert "\n" not in str(caught.value)

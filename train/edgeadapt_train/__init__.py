@@ -1,0 +1,1 @@
+"""The training stage: adapters, streams, the loop. Needs `pip install edgeadapt[train]`."""

@@ -1,0 +1,1 @@
+"""The adapters: `base` is the contract, `registry` names the methods, one file (or family of files) per method."""

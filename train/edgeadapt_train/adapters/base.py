@@ -1,0 +1,171 @@
+"""What an adapter owes to the rest: the one contract behind which every method trains, is saved and is deployed.
+
+Life of an adapter
+    adapter = registry.build(config, host, seed)        a no-op on the host's outputs (HIMALAYA `literal` excepted)
+    adapter.attach()                                     forward hooks; never a replaced `forward`
+    adapter.begin_task(t) .. training steps .. adapter.end_task(t, gradients)
+        one step:  schedule(progress) -> conditioned(prompt): forward, loss + penalty() -> backward
+                   -> after_backward() -> optimiser step -> after_step(optimiser)
+    with adapter.hardened(): ...                         computes with the stored form (what ships), not the trained one
+    adapter.deployed()                                   the tensors of adapter.safetensors
+    adapter.detach()                                     the host as it was
+
+Training state is everything that is needed to go on training (masters, buffers, rings, anchors); the optimiser's moments
+are counted beside it. `state()` returns all of it as named tensors, so that a checkpoint is one safetensors file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgeadapt.errors import EdgeAdaptError
+
+Event = dict[str, Any]
+GradientBatches = Callable[[int], Iterable[None]]
+
+
+@dataclass(frozen=True)
+class Host:
+    """The frozen model as an adapter sees it. `layers`: one block per depth, first to last; `model`: all of it."""
+
+    model: nn.Module
+    layers: tuple[nn.Module, ...]
+    hidden_size: int
+    id: str = "unnamed"
+    revision: str = "none"
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise EdgeAdaptError(f"backbone {self.id}: no layers found that an adapter could be put on")
+        if self.hidden_size % 8:
+            raise EdgeAdaptError(f"backbone {self.id}: hidden size {self.hidden_size} is not a multiple of 8")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "revision": self.revision,
+            "hidden_size": self.hidden_size,
+            "num_layers": len(self.layers),
+        }
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What an adapter may look at before the first layer: embeddings [B, T, d], mask [B, T] (1 on prompt tokens),
+    task int64 [B]."""
+
+    embeddings: Tensor
+    mask: Tensor
+    task: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a learning rate: `scale` times the run's."""
+
+    name: str
+    parameters: tuple[tuple[str, nn.Parameter], ...]
+    scale: float = 1.0
+
+
+class Adapter(nn.Module, ABC):
+    """Base of all methods. Its own parameters are the declared ones; the host's stay frozen and bit-identical."""
+
+    method: str
+    variant: str = "default"
+    budget: int = 2_500_000
+
+    @abstractmethod
+    def attach(self) -> None:
+        """Put the hooks on the host."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Take them off: the host computes what it did before."""
+
+    @abstractmethod
+    def groups(self) -> list[Group]:
+        """What the optimiser may change in the current task."""
+
+    @abstractmethod
+    def deployed(self) -> dict[str, np.ndarray]:
+        """The stored tensors, in the file format of the adapter's method."""
+
+    @abstractmethod
+    def sites(self) -> dict[str, Any]:
+        """Where the adapter acts, in words of adapter.json."""
+
+    @abstractmethod
+    def byte_terms(self) -> dict[str, int]:
+        """The byte formula of the method, term by term; their sum is what `deployed` must measure."""
+
+    @abstractmethod
+    def hardened(self) -> AbstractContextManager[None]:
+        """Inside: forward computes with the stored, dequantised tensors, without noise."""
+
+    @contextmanager
+    def conditioned(self, prompt: Prompt) -> Iterator[None]:
+        """Inside: the host's forward runs for these sequences. Methods that look at the prompt override this."""
+        yield
+
+    def begin_task(self, index: int) -> list[Event]:
+        """Task `index` starts: allocate, freeze."""
+        return []
+
+    def end_task(self, index: int, gradients: GradientBatches) -> list[Event]:
+        """Task `index` is learnt. `gradients(n)` runs n mini-batches of it, backward included, one per item."""
+        return []
+
+    def schedule(self, progress: float) -> None:
+        """Anneal: progress in [0, 1] through the task."""
+
+    def penalty(self) -> Tensor | None:
+        """A term to add to the loss of the forward just done, or None."""
+        return None
+
+    def after_backward(self) -> None:
+        """Gradients are complete, the optimiser has not moved yet."""
+
+    def after_step(self, optimiser: torch.optim.Optimizer, step: int) -> list[Event]:
+        """The optimiser has moved; `step` counts from 1 within the task. Returns events to log."""
+        return []
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Every tensor of the training state by name, on the CPU."""
+        return {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+
+    def load_own_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Undo `own_state`; raises EdgeAdaptError when names or shapes differ."""
+        try:
+            self.load_state_dict(dict(tensors), strict=True)
+        except RuntimeError as error:
+            first = str(error).splitlines()[1:2] or [str(error)]
+            raise EdgeAdaptError(f"checkpoint does not fit adapter {self.method}: {first[0].strip()}") from None
+
+    def training_state_bytes(self) -> int:
+        """Bytes of the training state without the optimiser's moments."""
+        return sum(value.numel() * value.element_size() for value in self.own_state().values())
+
+    def optimiser_state_bytes(self) -> int:
+        """Bytes of AdamW's two moments, as many numbers again each as are trained, in fp32."""
+        return sum(8 * parameter.numel() for group in self.groups() for _, parameter in group.parameters)
+
+    def byte_report(self) -> dict[str, Any]:
+        """The three numbers that are always reported, and the terms of the first."""
+        terms = self.byte_terms()
+        state = self.training_state_bytes()
+        return {
+            "terms": terms,
+            "deployed": sum(terms.values()),
+            "training_state": state,
+            "training_state_with_optimiser": state + self.optimiser_state_bytes(),
+            "budget": self.budget,
+        }

@@ -1,0 +1,361 @@
+"""HIMALAYA: HIerarchical Memory-Allocating LAyer-free Adapter.
+
+Two tiers of atoms are shared by all layers; a tiny router opens at most three of them per sequence; the update is rank
+one with a provable norm. The name and the idea come from a research design; this text is the definition we build.
+
+    D [40, d]     24 core atoms (fixed) and 16 elastic ones (trained where active)        himalaya_dictionary.py
+    k [B, 40]     gates times coefficients, from the prompt's pooled embeddings            himalaya_router.py
+    r = D^T k / ||D^T k||,  r = 0 where no gate is open                                    one per sequence
+    residual      h_l' = h_l + g_l r (r^T h_l)       at each block's output (default)
+    square        y    = W x + g_l r (r^T x)         at each square projection
+    g_l = tanh(rho_l) = s_l / sqrt(d), s_l = s_max tanh(rho_l), s_max = sqrt(d), rho = 0 at the start
+        => ||dW||_2 = |g_l| <= 1 at every site; over depth the factors compose: prod_l (1 + |g_l|) is logged
+    `literal`: s = 1, so g = 1 / sqrt(d); square sites; pool = the first token's embedding; nothing protected
+
+Trained: E (active, unprotected rows), W1, W2, the task's row of the task table, row_t, rho_t. Growth, consolidation,
+protection and the split tree: himalaya_{growth,consolidation,protection,tree}.py.
+
+Stored bytes, d = hidden size, L layers, w = router_width(d), n tasks
+    atoms 40 * 3 d / 8 | group scales 2 * 40 ceil(d / 64) | atom gains 80 | router w (d + 97) + 80 | its row scales
+    2 (w + 80) | task table 512 | statistics 96 | tree 46 | gains 2 L                       54,944 at d = 576, L = 30
+    protection 82 n + 2 L (n - 1)
+Without protection the n rows are zeros and the n gain vectors equal: the op indexes both by task, so they are stored and
+counted all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeadapt.codecs import three_bit
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt_train.adapters.base import Adapter, Event, GradientBatches, Group, Host, Prompt
+from edgeadapt_train.adapters.himalaya_config import (
+    ATOMS,
+    CORE,
+    OPEN,
+    STATISTICS,
+    TASK_WIDTH,
+    TASKS,
+    TREE_NUMBERS,
+    HimalayaConfig,
+    router_width,
+)
+from edgeadapt_train.adapters.himalaya_consolidation import DirectionFisher, hand_over, project_on_core
+from edgeadapt_train.adapters.himalaya_dictionary import Dictionary
+from edgeadapt_train.adapters.himalaya_growth import Growth, span_basis
+from edgeadapt_train.adapters.himalaya_protection import RouterAnchor, TaskRows
+from edgeadapt_train.adapters.himalaya_router import Router, concrete_gates, count_excess, hard_gates, unit_direction
+from edgeadapt_train.adapters.himalaya_sites import RankOneSites
+from edgeadapt_train.adapters.himalaya_tree import SplitTree
+
+
+class Himalaya(Adapter):
+    """One instance per run; its sites are hooks on `host`."""
+
+    method = "himalaya"
+
+    statistics: Tensor
+    counts: Tensor
+
+    def __init__(self, config: HimalayaConfig, host: Host, seed: int) -> None:
+        super().__init__()
+        self.config, self.variant = config, config.variant
+        d, depth = host.hidden_size, len(host.layers)
+        generator = torch.Generator().manual_seed(seed)
+        self.unit_gain = d**-0.5
+        self.dictionary = Dictionary(d, config.initial_active, generator)
+        self.router = Router(d, config.router_scale, generator)
+        self.task_rows = TaskRows(depth, config)
+        self.growth = Growth(depth, d, config)
+        self.fisher = DirectionFisher(d, config.ewc_decay)
+        self.tree = SplitTree(config.fan_out, seed)
+        if config.protection == "ewc":
+            self.anchor = RouterAnchor(self.router, config.ewc_strength, config.ewc_decay)
+        self.register_buffer("statistics", torch.zeros(2, STATISTICS))
+        self.register_buffer("counts", torch.tensor([0, -1, 0]))  # steps in all; current task; tasks begun
+        self._noise = torch.Generator().manual_seed(seed + 1)
+        self._sites = RankOneSites(host, config.site or "residual", config.site_modules)
+        self._stored: dict[str, Any] | None = None
+        self._temperature, self._beta = config.temperature_start, 0.0
+        self._raw: Tensor | None = None
+        self._penalty: Tensor | None = None
+        self._k: Tensor | None = None
+        self._asked: tuple[Tensor, Tensor] | None = None
+        self.tree.rebuild(self.dictionary.elastic)
+
+    # -- forward ------------------------------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        self._sites.attach()
+
+    def detach(self) -> None:
+        self._sites.detach()
+
+    def pooled(self, prompt: Prompt) -> Tensor:
+        """[B, d] float32: the mean of the prompt's embedding outputs, or its first token's."""
+        embeddings = prompt.embeddings.detach().float()
+        if self.config.pool == "first":
+            first = prompt.mask.to(torch.int64).argmax(dim=1)
+            return embeddings[torch.arange(len(first), device=first.device), first]
+        mask = prompt.mask.to(embeddings.dtype)[:, :, None]
+        return (embeddings * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+    def direction(self, pool: Tensor, task: Tensor) -> Tensor:
+        """r [B, d] while training: noisy gates, partly rounded atoms. Keeps what the hooks after it need."""
+        both = self.router.trained().route(pool, task) + self.task_rows.trained_rows(task)
+        a, c = both[:, :ATOMS], both[:, ATOMS:]
+        slots = self.dictionary.open_slots()
+        uniform = torch.rand(a.shape, generator=self._noise).clamp(1e-6, 1 - 1e-6).to(a.device)
+        gates = concrete_gates(a, slots, self._temperature, torch.logit(uniform))
+        k = gates * c
+        raw, r = unit_direction(k, self.dictionary.trained(self._beta))
+        if raw.requires_grad:
+            raw.retain_grad()
+        self._raw, self._k, self._asked = raw, k.detach(), (pool, task)
+        self._penalty = self.config.count_penalty * count_excess(a, slots)
+        return r
+
+    def stored_direction(self, pool: Tensor, task: Tensor) -> Tensor:
+        """r [B, d] as the device computes it (`HimalayaDirection`)."""
+        stored = self._stored or self._harden()
+        return unit_direction(self._stored_coefficients(pool, task, stored), stored["D"])[1]
+
+    def _stored_coefficients(self, pool: Tensor, task: Tensor, stored: dict[str, Any]) -> Tensor:
+        both = stored["router"].route(pool, task) + stored["rows"][task]
+        return hard_gates(both[:, :ATOMS], self.dictionary.open_slots()) * both[:, ATOMS:]
+
+    def _opened(self) -> Tensor:
+        """Bool [40]: gates that the stored form opens for any of the sequences last trained on."""
+        assert self._asked is not None
+        with torch.no_grad():
+            k = self._stored_coefficients(*self._asked, self._harden())
+        return (k != 0).any(dim=0)
+
+    @contextmanager
+    def conditioned(self, prompt: Prompt) -> Iterator[None]:
+        pool = self.pooled(prompt)
+        if self._stored is not None:
+            r = self.stored_direction(pool, prompt.task)
+            g = self.task_rows.stored_gains(prompt.task, self.unit_gain)
+        else:
+            r = self.direction(pool, prompt.task)
+            g = self.task_rows.gains(prompt.task, self.unit_gain)
+        with self._sites.using(r, g):
+            yield
+
+    @contextmanager
+    def hardened(self) -> Iterator[None]:
+        before, self._stored = self._stored, self._harden()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._stored = before
+
+    def _harden(self) -> dict[str, Any]:
+        places = torch.arange(TASKS, device=self.task_rows.rows.device)
+        with torch.no_grad():
+            return {
+                "D": self.dictionary.stored(),
+                "router": self.router.stored(),
+                "rows": self.task_rows.stored_rows(places),
+            }
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def groups(self) -> list[Group]:
+        config = self.config
+        found = [Group("atoms", (("dictionary.elastic", self.dictionary.elastic),), config.atom_lr_scale)]
+        tasks = ("router.tasks", self.router.tasks)
+        if config.protection == "frozen" and int(self.counts[2]) > 1:
+            found.append(Group("router", (tasks,), config.router_lr_scale))
+        else:
+            network = (("router.w1", self.router.w1), ("router.w2", self.router.w2), tasks)
+            found.append(Group("router", network, config.router_lr_scale))
+        if config.protection != "none":
+            found.append(Group("rows", (("task_rows.rows", self.task_rows.rows),), config.row_lr_scale))
+        if config.gain == "depth":
+            found.append(Group("gains", (("task_rows.rho", self.task_rows.rho),), config.gain_lr_scale))
+        return found
+
+    @torch.no_grad()
+    def begin_task(self, index: int) -> list[Event]:
+        """Give the task up to three active slots that no past task relies on, as its gates' prior."""
+        if not 0 <= index < TASKS:
+            raise EdgeAdaptError(f"task {index}: himalaya's tables hold {TASKS} tasks")
+        self.counts[1], self.counts[2] = index, max(int(self.counts[2]), index + 1)
+        self.growth.begin_task()
+        self._set_trainable()
+        unprotected = self.config.protection == "none"
+        if unprotected and index > 0:
+            return []
+        dictionary = self.dictionary
+        free = torch.nonzero(dictionary.active & ~dictionary.protected).flatten().tolist()
+        slots = free[: self.config.atoms_per_task]
+        prior = self.router.w2[:, -1] if unprotected else self.task_rows.rows[index]
+        prior[:ATOMS] = -self.config.prior_logit
+        prior[[CORE + slot for slot in slots]] = self.config.prior_logit
+        prior[ATOMS:] = OPEN**-0.5
+        return [{"event": "allocate", "task": index, "slots": slots}]
+
+    def _set_trainable(self) -> None:
+        trained = {id(parameter) for group in self.groups() for _, parameter in group.parameters}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+
+    def schedule(self, progress: float) -> None:
+        start, end = self.config.temperature_start, self.config.temperature_end
+        self._temperature = start + (end - start) * progress
+        self._beta = progress
+
+    def penalty(self) -> Tensor | None:
+        if self.config.protection == "ewc" and int(self.counts[2]) > 1 and self._penalty is not None:
+            return self._penalty + self.anchor.penalty(self.router)
+        return self._penalty
+
+    def after_backward(self) -> None:
+        current = int(self.counts[1])
+        self.dictionary.mask_gradient()
+        self.task_rows.mask_gradient(current)
+        gradient = self.router.tasks.grad
+        if gradient is not None:
+            kept = gradient[current].clone()
+            gradient.zero_()
+            gradient[current] = kept
+
+    @torch.no_grad()
+    def after_step(self, optimiser: torch.optim.Optimizer, step: int) -> list[Event]:
+        self.dictionary.renormalise()
+        self.counts[0] += 1
+        events: list[Event] = []
+        if self._raw is None or self._k is None:
+            return events
+        current = int(self.counts[1])
+        opened = self._k != 0
+        self.dictionary.usage.mul_(0.99).add_(0.01 * opened[:, CORE:].float().mean(dim=0))
+        core = self._k[:, :CORE]
+        self.statistics[0].mul_(0.99).add_(0.01 * core.mean(dim=0))
+        self.statistics[1].mul_(0.99).add_(0.01 * core.square().mean(dim=0))
+        if self.config.growth and self._raw.grad is not None:
+            self.growth.observe(self._raw.grad, span_basis(self.dictionary.trained(self._beta)))
+            if self.growth.due(int(self.counts[0])):
+                events += self._grow(optimiser, current)
+        self._raw = self._k = None
+        return events
+
+    def _grow(self, optimiser: torch.optim.Optimizer, current: int) -> list[Event]:
+        """Fill a free slot, or evict the least-used atom that is older than a cooldown and may go."""
+        step, dictionary = int(self.counts[0]), self.dictionary
+        events: list[Event] = []
+        vacant = torch.nonzero(~dictionary.active).flatten().tolist()
+        if vacant:
+            slot = vacant[0]
+        else:
+            old = step - dictionary.born >= self.config.cooldown
+            allowed = old if self.config.evict_protected else old & ~dictionary.protected
+            if not bool(allowed.any()):
+                return [{"event": "full", "step": step, "why": "every slot is young or held by a past task"}]
+            slot = int(torch.where(allowed, dictionary.usage, torch.inf).argmin())
+            events.append(self._consolidate(slot, step))
+        similarity = float(self.growth.similarities.mean())
+        dictionary.place(slot, self.growth.candidate(), step)
+        self._open_prior(slot, current)
+        state = optimiser.state.get(dictionary.elastic, {})
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in state:
+                state[name][slot] = 0
+        self.growth.promoted(step)
+        self.tree.rebuild(dictionary.elastic)
+        return [*events, {"event": "promote", "step": step, "slot": slot, "similarity": similarity}]
+
+    def _open_prior(self, slot: int, current: int) -> None:
+        """A new atom starts with a gate on the edge of opening and a small positive coefficient (it points downhill)."""
+        shared = self.config.protection == "none"
+        table = self.router.w2[:, -1] if shared else self.task_rows.rows[current]
+        table[CORE + slot] = 0.0
+        table[ATOMS + CORE + slot] = 0.1
+
+    def _consolidate(self, slot: int, step: int) -> Event:
+        e = self.dictionary.elastic[slot]
+        c, captured = project_on_core(self.fisher.diagonal, self.dictionary.core_stored, e)
+        hand_over(c, slot, [self.router.w2, self.task_rows.rows.T])
+        if self.config.protection != "none":  # the past tasks' gates must not meet the atom that comes
+            past = self.task_rows.opened[:, CORE + slot]
+            self.task_rows.rows[past, CORE + slot] = -2 * self.config.prior_logit
+            self.task_rows.opened[:, CORE + slot] = False
+        return {"event": "evict", "step": step, "slot": slot, "captured_energy": captured}
+
+    def end_task(self, index: int, gradients: GradientBatches) -> list[Event]:
+        """Fisher from `fisher_batches` mini-batches, then protect what the task relies on."""
+        self.schedule(1.0)
+        ewc = self.config.protection == "ewc"
+        squares = torch.zeros_like(self.fisher.diagonal)
+        router = {name: torch.zeros_like(value) for name, value in self.router.named_parameters()}
+        sequences = batches = 0
+        for _ in gradients(self.config.fisher_batches):
+            assert self._raw is not None
+            self.task_rows.opened[index] |= self._opened()
+            if self._raw.grad is not None:
+                squares += self._raw.grad.square().sum(dim=0)
+                sequences += len(self._raw)
+            batches += 1
+            for name, parameter in self.router.named_parameters():
+                if parameter.grad is not None:
+                    router[name] += parameter.grad.square()
+        self.fisher.update(squares / max(sequences, 1))
+        if ewc:
+            self.anchor.update(self.router, {name: value / max(batches, 1) for name, value in router.items()})
+        if self.config.protection != "none":
+            self.task_rows.close_unused(index, self.config.prior_logit)
+            used = self.task_rows.opened[index, CORE:]
+            self.dictionary.protected |= used
+        with torch.no_grad():
+            gains = self.task_rows.gains(torch.tensor([index], device=self.task_rows.rho.device), self.unit_gain)
+        return [{"event": "end_task", "task": index, "composed_norm_bound": float((1 + gains.abs()).prod())}]
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def deployed(self) -> dict[str, np.ndarray]:
+        count = max(1, int(self.counts[2]))
+        return {
+            **self.dictionary.to_file(),
+            **self.router.to_file(),
+            **self.task_rows.to_file(count, self.unit_gain),
+            "statistics": self.statistics.cpu().numpy().astype(np.float16),
+            **self.tree.to_file(),
+        }
+
+    def byte_terms(self) -> dict[str, int]:
+        d, depth = self.dictionary.core.shape[1], self.task_rows.rho.shape[1]
+        w, n = router_width(d), max(1, int(self.counts[2]))
+        return {
+            "atoms": ATOMS * d * 3 // 8,
+            "atom_group_scales": 2 * ATOMS * three_bit.groups(d),
+            "atom_gains": 2 * ATOMS,
+            "router": w * (d + 97) + 80,
+            "router_row_scales": 2 * (w + 80),
+            "task_table": TASKS * TASK_WIDTH,
+            "statistics": 2 * 2 * STATISTICS,
+            "tree": 2 * TREE_NUMBERS,
+            "gains": 2 * depth,
+            "protection": 82 * n + 2 * depth * (n - 1),
+        }
+
+    def sites(self) -> dict[str, Any]:
+        return {**self._sites.to_json(), "pool": self.config.pool, "protection": self.config.protection}
+
+    def own_state(self) -> dict[str, Tensor]:
+        return {**super().own_state(), "noise": self._noise.get_state()}
+
+    def load_own_state(self, tensors: Mapping[str, Tensor]) -> None:
+        rest = dict(tensors)
+        self._noise.set_state(rest.pop("noise").to(torch.uint8))
+        super().load_own_state(rest)
+        self._set_trainable()

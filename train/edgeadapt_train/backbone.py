@@ -1,0 +1,126 @@
+"""The frozen backbone as the training stage sees it: embeddings in, hidden states out, logits where they are wanted.
+
+The weights never need a gradient. The language-model head is applied to chosen positions only: over a vocabulary of
+49,152 it would otherwise cost more than all blocks together.
+
+precision   fp32   everything in float32
+            bf16   the backbone's weights and activations in bfloat16; adapters, losses and scores stay in float32
+            auto   bf16 where the device multiplies it natively (CUDA, or a CPU with AMX or AVX-512 BF16), else fp32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt_train.adapters.base import Host
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A causal language model: `body` gives hidden states, `head` maps them to the vocabulary."""
+
+    host: Host
+    body: nn.Module
+    head: nn.Module
+    embedding: nn.Module
+    precision: Precision
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.body.parameters()).device
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids [B, T] -> [B, T, d]."""
+        embedded: Tensor = self.embedding(ids)
+        return embedded
+
+    def hidden(self, embeddings: Tensor, mask: Tensor, cache: Any = None, positions: Tensor | None = None) -> Any:
+        """embeddings [B, T, d], mask [B, past + T] -> the body's output; `last_hidden_state` [B, T, d]."""
+        return self.body(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """hidden [N, d] -> float32 log-probabilities [N, V]."""
+        return torch.log_softmax(self.head(hidden).float(), dim=-1)
+
+
+def blocks(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The repeated blocks of a decoder or an encoder, by depth.
+
+    They are the longest ModuleList whose members are all of one type: `layers` of the Llama family, `layer` of BERT's.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    uniform = [found for found in lists if len({type(item) for item in found}) == 1]
+    if not uniform:
+        raise EdgeAdaptError(
+            f"{type(model).__name__}: no list of equal blocks found; this architecture is not supported"
+        )
+    return tuple(max(uniform, key=len))
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """Resolve `auto`. Raises EdgeAdaptError for anything but auto, fp32 and bf16."""
+    if wanted not in ("auto", "fp32", "bf16"):
+        raise EdgeAdaptError(f"precision={wanted}: choose auto, fp32 or bf16")
+    if wanted != "auto":
+        return "fp32" if wanted == "fp32" else "bf16"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    native = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)()) or bool(
+        getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    )
+    return "bf16" if native and capabilities.startswith("AVX512") else "fp32"
+
+
+def load(folder: Path, backbone_id: str, revision: str, precision: str, device: str = "auto") -> Backbone:
+    """Read a Hugging Face folder. Attention is transformers' eager form: its backward is twice as fast on CPUs."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    chosen = choose_precision(precision, place)
+    dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
+    attention = "eager" if place.type == "cpu" else "sdpa"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    except (ValueError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EdgeAdaptError(f"{folder}: not a causal language model that transformers can load ({reason})") from None
+    return wrap(model.to(place), backbone_id, revision, chosen)
+
+
+def wrap(model: Any, backbone_id: str = "unnamed", revision: str = "none", precision: Precision = "fp32") -> Backbone:
+    """A causal language model of transformers, frozen and in evaluation mode, as a Backbone."""
+    model.eval().requires_grad_(False)
+    body = model.base_model
+    host = Host(model, blocks(body), int(model.config.hidden_size), backbone_id, revision)
+    return Backbone(host, body, model.get_output_embeddings(), model.get_input_embeddings(), precision)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Run with `count` threads (None: as it is), and put the number back."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,119 @@
+"""A run's configuration: Hydra composes the packaged YAML files, then typed settings check every value.
+
+    config.yaml               what every run has
+    runs/<name>.yaml          a ready run: run=<name>
+    model/ stream/ adapter/   the parts that a run chooses: model=..., stream=..., adapter=...
+
+`mode=trial` cuts a run to one epoch of two batches and 16 examples per score: does everything work here?
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt_train.loop import LoopSettings
+
+TRIAL_STEPS, TRIAL_EXAMPLES = 2, 16
+_LOOP = {item.name for item in fields(LoopSettings)}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A run, resolved. `adapter`, `stream`: the method's and the loader's own options, checked by them."""
+
+    run_id: str
+    results_dir: Path
+    mode: str
+    model: str
+    precision: str
+    device: str
+    threads: int | None
+    checkpoint_every: int
+    eval_batch_size: int
+    max_new_tokens: int
+    adapter: Mapping[str, Any]
+    stream: Mapping[str, Any]
+    loop: LoopSettings
+    yaml: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.run_id):
+            raise EdgeAdaptError(f"run_id={self.run_id!r}: use letters, digits, '_', '-' and '.'")
+        if self.mode not in ("trial", "full"):
+            raise EdgeAdaptError(f"mode={self.mode}: choose trial or full")
+        for name in ("checkpoint_every", "eval_batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise EdgeAdaptError(f"{name}={getattr(self, name)}: give at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise EdgeAdaptError(f"threads={self.threads}: give at least 1, or null for torch's own choice")
+
+    @property
+    def directory(self) -> Path:
+        return self.results_dir / self.run_id
+
+
+def compose(overrides: Sequence[str]) -> RunSettings:
+    """Settings from `run=NAME results_dir=DIR mode=... key=value ...`.
+
+    Raises EdgeAdaptError, in one line, for an unknown key, an unknown choice or a value of the wrong type.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    words = [re.sub(r"^run=", "runs=", word) for word in overrides]
+    try:
+        with initialize_config_module("edgeadapt_train.configs", version_base="1.3"):
+            config = hydra_compose("config", words)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise EdgeAdaptError(f"configuration: {_one_line(error)}") from None
+    assert isinstance(values, dict)
+    named: dict[str, Any] = {str(key): value for key, value in values.items()}
+    return _settings(named, OmegaConf.to_yaml(config, resolve=True))
+
+
+def _settings(values: dict[str, Any], yaml: str) -> RunSettings:
+    values = dict(values)
+    adapter = dict(values.pop("adapter"))
+    adapter.pop("lr", None)
+    model = values.pop("model")["id"]
+    stream = dict(values.pop("stream"))
+    loop = LoopSettings(**{key: _number(key, values.pop(key), LoopSettings) for key in sorted(_LOOP)})
+    place = Path(str(values.pop("results_dir"))).expanduser()
+    checked = {key: _number(key, value, RunSettings) for key, value in values.items()}
+    settings = RunSettings(
+        results_dir=place, model=str(model), adapter=adapter, stream=stream, loop=loop, yaml=yaml, **checked
+    )
+    if settings.mode == "full":
+        return settings
+    short = {key: min(int(stream[key]), TRIAL_EXAMPLES) for key in ("validation", "evaluation") if key in stream}
+    trial = replace(loop, epochs=1, steps=min(loop.steps or TRIAL_STEPS, TRIAL_STEPS))
+    return replace(settings, loop=trial, stream={**stream, **short})
+
+
+def _number(key: str, value: Any, owner: type) -> Any:
+    """Check a plain value against the field's annotation."""
+    annotation = str(next(item.type for item in fields(owner) if item.name == key))
+    if value is None and "None" in annotation:
+        return None
+    wanted = annotation.split(" |")[0]
+    if wanted == "float" and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    kinds: dict[str, type] = {"int": int, "str": str}
+    if wanted in kinds and isinstance(value, kinds[wanted]) and not isinstance(value, bool):
+        return value
+    raise EdgeAdaptError(f"{key}={value!r}: expected {'a number' if wanted == 'float' else wanted}")
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("full_key", "object_type", "Set the env", "Config search"))]
+    return "; ".join(kept)[:300]

@@ -1,0 +1,208 @@
+"""Learning one task: the plain loop, one optimiser step at a time, so that whoever drives it may stop anywhere.
+
+    loss    = 1/M sum over the step's M target tokens (end of sequence included) of -log p(token)  + adapter.penalty()
+    lr(s)   = lr * (s + 1) / W            s < W = ceil(warmup * N)          linear warm-up over N steps,
+              lr * (N - s) / (N - W)      after that                        then linear decay towards 0
+    AdamW, no decay of weights; gradients are accumulated over `accumulation` batches and clipped by their global norm.
+
+A fresh optimiser per task: nothing of a past task's momentum moves what is protected now. All order and noise comes from
+the seed, so a learner restored from `state()` goes on to the same bits (on one kind of CPU, with one number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt_train.adapters.base import Adapter, Event, Prompt
+from edgeadapt_train.backbone import Backbone
+from edgeadapt_train.batches import Batch, Encoded, collate, epoch_batches
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How a task is learnt. `steps` caps what `epochs` would give; None: no cap."""
+
+    lr: float = 2e-3
+    batch_size: int = 8
+    accumulation: int = 1
+    epochs: int = 1
+    steps: int | None = None
+    warmup: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise EdgeAdaptError(f"{name}={getattr(self, name)}: give a positive number")
+        for name in ("batch_size", "accumulation", "epochs"):
+            if getattr(self, name) < 1:
+                raise EdgeAdaptError(f"{name}={getattr(self, name)}: give at least 1")
+        if self.steps is not None and self.steps < 1:
+            raise EdgeAdaptError(f"steps={self.steps}: give at least 1, or null for no cap")
+        if not 0 <= self.warmup < 1:
+            raise EdgeAdaptError(f"warmup={self.warmup}: give a share of the steps, in [0, 1)")
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimiser step: `step` counts from 1; `loss` per target token, without penalties."""
+
+    step: int
+    loss: float
+    lr: float
+    gradient_norm: float
+    tokens: int
+    events: tuple[Event, ...]
+
+
+def rate(step: int, total: int, warmup: float) -> float:
+    """The learning rate's factor at step 0 .. total-1."""
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    return (total - step) / (total - rising)
+
+
+class Learner:
+    """One task being learnt by one adapter on one backbone."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Adapter,
+        examples: Sequence[Encoded],
+        eos: int,
+        settings: LoopSettings,
+        index: int,
+    ) -> None:
+        self._backbone, self._adapter, self._examples, self._eos = backbone, adapter, examples, eos
+        self.settings, self.index, self.done = settings, index, 0
+        self._epochs: dict[int, list[list[int]]] = {}
+        per_epoch = math.ceil(len(self._epoch(0)) / settings.accumulation)
+        whole = per_epoch * settings.epochs
+        self.total = whole if settings.steps is None else min(whole, settings.steps)
+        self._optimiser: torch.optim.AdamW
+
+    def begin(self) -> list[Event]:
+        """Start the task."""
+        events = self._adapter.begin_task(self.index)
+        self._make_optimiser()
+        return events
+
+    def step(self) -> StepReport:
+        """One optimiser step. Raises EdgeAdaptError when the loss is no longer a number."""
+        adapter, settings = self._adapter, self.settings
+        factor = rate(self.done, self.total, settings.warmup)
+        for group in self._optimiser.param_groups:
+            group["lr"] = settings.lr * group["scale"] * factor
+        adapter.schedule(self.done / max(1, self.total - 1))
+        first = self.done * settings.accumulation
+        batches = [self._batch(first + offset) for offset in range(settings.accumulation)]
+        targets = sum(batch.targets for batch in batches)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss = 0.0
+        for batch in batches:
+            loss += self._backward(batch, targets, len(batches))
+        if not math.isfinite(loss):
+            raise EdgeAdaptError(
+                f"lr={settings.lr}: the loss of step {self.done + 1} is not a number; use a smaller lr"
+            )
+        adapter.after_backward()
+        norm = nn.utils.clip_grad_norm_(self._parameters(), settings.clip)
+        self._optimiser.step()
+        self.done += 1
+        events = tuple(adapter.after_step(self._optimiser, self.done))
+        tokens = sum(batch.tokens for batch in batches)
+        return StepReport(self.done, loss, settings.lr * factor, float(norm), tokens, events)
+
+    def finish(self) -> list[Event]:
+        """Close the task: the adapter may look at gradients of it once more."""
+        events = self._adapter.end_task(self.index, self._gradients)
+        self._optimiser.zero_grad(set_to_none=True)
+        return events
+
+    def state(self) -> dict[str, Tensor]:
+        """The adapter's and the optimiser's tensors by name."""
+        tensors = {f"adapter.{name}": value for name, value in self._adapter.own_state().items()}
+        for name, parameter in self._named():
+            for moment in _MOMENTS:
+                if moment in self._optimiser.state.get(parameter, {}):
+                    tensors[f"optimiser.{name}.{moment}"] = self._optimiser.state[parameter][moment].cpu().contiguous()
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor], done: int) -> None:
+        """Go on after `done` steps from what `state` returned."""
+        restore_adapter(self._adapter, tensors)
+        self._make_optimiser()
+        for name, parameter in self._named():
+            prefix = f"optimiser.{name}."
+            found = {m: tensors[prefix + m].clone() for m in _MOMENTS if prefix + m in tensors}
+            if found:
+                moved = {m: v if m == "step" else v.to(parameter.device) for m, v in found.items()}
+                self._optimiser.state[parameter] = moved
+        self.done = done
+
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        return [item for group in self._adapter.groups() for item in group.parameters]
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for _, parameter in self._named()]
+
+    def _make_optimiser(self) -> None:
+        groups = [
+            {"params": [parameter for _, parameter in group.parameters], "scale": group.scale}
+            for group in self._adapter.groups()
+        ]
+        self._optimiser = torch.optim.AdamW(groups, lr=self.settings.lr, weight_decay=0.0, foreach=False)
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        if epoch not in self._epochs:
+            key = (self.settings.seed, self.index, epoch)
+            self._epochs = {epoch: epoch_batches(self._examples, self.settings.batch_size, key)}
+        return self._epochs[epoch]
+
+    def _batch(self, number: int) -> Batch:
+        """Batch `number` of the task, epochs in a row (every epoch has as many batches)."""
+        epoch, place = divmod(number, math.ceil(len(self._examples) / self.settings.batch_size))
+        chosen = self._epoch(epoch)[place]
+        return collate([self._examples[index] for index in chosen], self._eos, self._backbone.device)
+
+    def _backward(self, batch: Batch, targets: int, parts: int) -> float:
+        """Backward of one batch's share; returns its part of the loss."""
+        task = torch.full((len(batch.ids),), self.index, device=batch.ids.device)
+        with torch.no_grad():
+            embeddings = self._backbone.embed(batch.ids)
+        with self._adapter.conditioned(Prompt(embeddings, batch.prompt_mask, task)):
+            hidden = self._backbone.hidden(embeddings, batch.mask).last_hidden_state
+        wanted = batch.labels != -100
+        logits = self._backbone.head(hidden[wanted]).float()
+        loss = cross_entropy(logits, batch.labels[wanted], reduction="sum") / targets
+        penalty = self._adapter.penalty()
+        whole = loss if penalty is None else loss + penalty / parts
+        whole.backward()
+        return float(loss.detach())
+
+    def _gradients(self, count: int) -> Iterator[None]:
+        """Mini-batches of the task with their gradients, without a step: for Fisher diagonals. No more of them than the
+        task was trained on."""
+        for number in range(min(count, self.total * self.settings.accumulation)):
+            self._adapter.zero_grad(set_to_none=True)
+            batch = self._batch(number)
+            self._backward(batch, batch.targets, 1)
+            yield
+
+
+def restore_adapter(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
+    """Put a checkpoint's tensors into the adapter."""
+    own = {name.removeprefix("adapter."): value for name, value in tensors.items() if name.startswith("adapter.")}
+    adapter.load_own_state(own)

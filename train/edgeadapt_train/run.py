@@ -1,0 +1,229 @@
+"""`edgeadapt train`: one run from its configuration to a finished run directory.
+
+    baseline scores -> for each task: begin, steps, end, scores of every seen task and of the next -> adapter files
+A run that was cut short goes on from its last checkpoint when it is started again with the same configuration; a
+finished one is left alone. The scores are always those of the stored form of the adapter: of what ships.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeadapt import __version__, rundir
+from edgeadapt.backbones import resolve
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.files import storage_errors
+from edgeadapt.manifest import AdapterBytes
+from edgeadapt.text import TextCodec
+from edgeadapt_train import checkpoint, streams
+from edgeadapt_train.adapters import registry
+from edgeadapt_train.adapters.base import Adapter
+from edgeadapt_train.backbone import Backbone, load, threads
+from edgeadapt_train.batches import encode_examples
+from edgeadapt_train.checkpoint import Position
+from edgeadapt_train.configuration import RunSettings, compose
+from edgeadapt_train.loop import Learner, restore_adapter
+from edgeadapt_train.progress import Reporter, reporter
+from edgeadapt_train.scoring import evaluate
+
+# Keys that may differ between a run and its continuation: they do not change the result, or not by more than rounding.
+_FREE = ("results_dir", "checkpoint_every")
+
+
+def train(overrides: Sequence[str]) -> Path | None:
+    """Train the run that the overrides name; returns its directory, or None after printing `--cfg`.
+
+    Raises EdgeAdaptError for a wrong configuration, a finished run, an unfinished run of another configuration, a
+    backbone or data that cannot be had, and a full disk.
+    """
+    words = [word for word in overrides if word not in ("--cfg", "--cfg=job")]
+    settings = compose(words)
+    if len(words) < len(overrides):
+        print(settings.yaml, end="")
+        return None
+    directory = settings.directory
+    _claim(directory, settings.yaml)
+    with reporter() as show, threads(settings.threads), storage_errors(directory):
+        tasks = streams.load(settings.stream)
+        found = resolve(settings.model)
+        backbone = load(found.path, found.id, found.revision, settings.precision, settings.device)
+        rundir.write_config(directory, settings.yaml)
+        rundir.write_environment(directory, environment(backbone))
+        show.say(f"{settings.run_id}: {found.id} in {backbone.precision}, {len(tasks)} tasks, into {directory}")
+        run = _Run(settings, tasks, backbone, TextCodec.from_folder(found.path), show)
+        run.learn()
+        run.publish()
+        show.say(f"{settings.run_id}: finished, {directory}")
+    return directory
+
+
+class _Run:
+    """The state of a run while it goes."""
+
+    def __init__(
+        self, settings: RunSettings, tasks: list[streams.Task], backbone: Backbone, text: TextCodec, show: Reporter
+    ) -> None:
+        self._settings, self._tasks, self._backbone, self._text, self._show = settings, tasks, backbone, text, show
+        self._path = settings.directory
+        self._adapter: Adapter = registry.build(settings.adapter, backbone.host, settings.loop.seed)
+        count = len(tasks)
+        self._baseline = np.full(count, np.nan)
+        self._matrix = np.full((count, count), np.nan)
+        self._step = 0
+
+    def learn(self) -> None:
+        """Every task that is not learnt yet, in order."""
+        restored = checkpoint.read(self._path)
+        first = Position(0, 0, 0, {}) if restored is None else restored[0]
+        if restored is not None:
+            self._set_scores(first.scores)
+            self._step = first.step
+            self._show.say(f"{self._settings.run_id}: goes on at task {first.task + 1}, step {first.done}")
+        kept = (record for record in rundir.read_metrics(self._path) if record["step"] <= first.step)
+        self._log = rundir.MetricsLog(self._path, list(kept) if restored is not None else [])
+        if np.isnan(self._baseline).any():
+            for index in range(len(self._tasks)):
+                self._baseline[index] = self._score(index, None)
+                self._show.say(f"{self._tasks[index].spec.name}: {self._baseline[index]:.3f} before training")
+        self._adapter.attach()
+        if restored is not None and first.done == 0 and restored[1]:
+            restore_adapter(self._adapter, restored[1])
+        for index in range(first.task, len(self._tasks)):
+            done = first.done if index == first.task else 0
+            self._learn_task(index, done, restored[1] if restored is not None and done else {})
+        self._adapter.detach()
+
+    def _learn_task(self, index: int, done: int, tensors: dict[str, torch.Tensor]) -> None:
+        task, settings = self._tasks[index], self._settings
+        examples = encode_examples(task.spec, task.train, self._text.encode)
+        learner = Learner(self._backbone, self._adapter, examples, self._text.eos_ids[0], settings.loop, index)
+        if done:
+            learner.restore(tensors, done)
+        else:
+            self._record(index, learner.begin())
+        while learner.done < learner.total:
+            report = learner.step()
+            self._step += 1
+            values = {"loss": report.loss, "lr": report.lr, "gradient_norm": report.gradient_norm}
+            self._log.append({"step": self._step, "task": task.spec.name, **values, "tokens": report.tokens})
+            self._record(index, report.events)
+            self._show.step(task.spec.name, report.step, learner.total, report.loss)
+            if learner.done % settings.checkpoint_every == 0:
+                self._save(Position(index, learner.done, self._step, self._scores()), learner)
+        self._record(index, learner.finish())
+        for other in range(min(index + 2, len(self._tasks))):
+            self._matrix[index, other] = self._score(other, self._adapter)
+        shown = ", ".join(f"{self._tasks[j].spec.name} {self._matrix[index, j]:.3f}" for j in range(index + 1))
+        self._show.say(f"after {task.spec.name}: {shown}")
+        self._save(Position(index + 1, 0, self._step, self._scores()), learner)
+
+    def publish(self) -> None:
+        """scores.json, then the adapter: the run is finished when adapter.json is there."""
+        counts = tuple(len(task.evaluation) for task in self._tasks)
+        names = tuple(task.spec.name for task in self._tasks)
+        rundir.write_scores(self._path, rundir.Scores(names, counts, self._baseline, self._matrix))
+        write_adapter(self._path, self._adapter, self._backbone, self._tasks)
+
+    def _score(self, index: int, adapter: Adapter | None) -> float:
+        task, settings = self._tasks[index], self._settings
+        scored = evaluate(
+            self._backbone,
+            adapter,
+            task.spec,
+            index,
+            task.evaluation,
+            self._text,
+            batch_size=settings.eval_batch_size,
+            max_new_tokens=settings.max_new_tokens,
+        )
+        return scored.score
+
+    def _record(self, index: int, events: Sequence[dict[str, Any]]) -> None:
+        for event in events:
+            self._log.append({"step": self._step, "task": self._tasks[index].spec.name, **event})
+
+    def _save(self, position: Position, learner: Learner) -> None:
+        checkpoint.write(self._path, position, learner.state())
+
+    def _scores(self) -> dict[str, Any]:
+        return {"baseline": _nullable(self._baseline), "matrix": [_nullable(row) for row in self._matrix]}
+
+    def _set_scores(self, value: dict[str, Any]) -> None:
+        def numbers(row: list[float | None]) -> list[float]:
+            return [math.nan if score is None else score for score in row]
+
+        self._baseline = np.array(numbers(value["baseline"]))
+        self._matrix = np.array([numbers(row) for row in value["matrix"]])
+
+
+def write_adapter(path: Path, adapter: Adapter, backbone: Backbone, tasks: Sequence[streams.Task]) -> None:
+    """adapter.safetensors and adapter.json of a learnt adapter; its measured bytes must equal its formula."""
+    host = backbone.host
+    manifest = rundir.AdapterManifest(
+        format=rundir.FORMAT,
+        method=adapter.method,
+        variant=adapter.variant,
+        backbone=rundir.BackboneRef(host.id, host.revision, host.hidden_size, len(host.layers)),
+        sites=adapter.sites(),
+        tasks=tuple(task.spec for task in tasks),
+        bytes=AdapterBytes(**adapter.byte_report()),
+    )
+    rundir.write_adapter(path, manifest, adapter.deployed())
+
+
+def environment(backbone: Backbone) -> dict[str, Any]:
+    """Versions, and what decides about speed and rounding."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    packages = ("torch", "transformers", "peft", "numpy", "hydra-core", "safetensors", "tokenizers")
+    return {
+        "edgeadapt": __version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "packages": {name: installed(name) for name in packages},
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": backbone.device.type,
+        "precision": backbone.precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _claim(directory: Path, yaml: str) -> None:
+    """Refuse to overwrite a finished run, or to go on with one of another configuration."""
+    if (directory / rundir.MANIFEST).is_file():
+        raise EdgeAdaptError(f"{directory}: this run is finished; give another run_id=NAME, or remove the directory")
+    config = directory / rundir.CONFIG
+    if not config.is_file():
+        return
+    differing = list(_differences(config.read_text(encoding="utf-8"), yaml))
+    if differing:
+        raise EdgeAdaptError(
+            f"{directory}: an unfinished run with another {differing[0]}; give another run_id=NAME, or remove it"
+        )
+
+
+def _differences(old: str, new: str) -> Iterator[str]:
+    from omegaconf import OmegaConf
+
+    before, after = (dict(OmegaConf.to_container(OmegaConf.create(text)) or {}) for text in (old, new))  # type: ignore[arg-type]
+    for key in sorted({*before, *after} - set(_FREE), key=str):
+        if before.get(key) != after.get(key):
+            yield f"{key} ({before.get(key)} then, {after.get(key)} now)"
+
+
+def _nullable(row: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(score) else float(score) for score in row]
