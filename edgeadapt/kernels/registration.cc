@@ -3,7 +3,18 @@
 
 #include "ops.h"
 
+// The ops of this library: a line each.
+#define EDGEADAPT_OPS(X) \
+  X(RankOneUpdate)       \
+  X(LowRankUpdate)       \
+  X(HimalayaDirection)
+
 namespace edgeadapt {
+
+#define EDGEADAPT_DECLARE(name) OrtCustomOp* Make##name(const OrtApi* api);
+EDGEADAPT_OPS(EDGEADAPT_DECLARE)
+#undef EDGEADAPT_DECLARE
+
 namespace {
 
 constexpr const char* kDomain = "edgeadapt";
@@ -21,7 +32,9 @@ Runtime* g_runtimes = nullptr;
 
 OrtStatus* MakeDomain(const OrtApi* api, OrtCustomOpDomain** domain) {
   using Maker = OrtCustomOp* (*)(const OrtApi*);
-  constexpr Maker kMakers[] = {MakeRankOneUpdate, MakeLowRankUpdate, MakeHimalayaDirection};
+#define EDGEADAPT_ENTRY(name) Make##name,
+  constexpr Maker kMakers[] = {EDGEADAPT_OPS(EDGEADAPT_ENTRY)};
+#undef EDGEADAPT_ENTRY
   if (OrtStatus* status = api->CreateCustomOpDomain(kDomain, domain)) return status;
   for (const Maker make : kMakers) {
     const OrtCustomOp* op = make(api);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -237,3 +238,53 @@ def test_the_source_archive_can_build_everything(clone: Path, tmp_path: Path) ->
     needed = {"CMakeLists.txt", "CMakePresets.json", "LICENSE", "scripts/ort-headers", "scripts/build-kernels"}
     assert needed <= names
     assert {f"edgeadapt/kernels/{path.name}" for path in (clone / "edgeadapt" / "kernels").iterdir()} <= names
+
+
+def sources_for(tmp_path: Path, **files: str) -> str:
+    """What scripts/ort-headers would ask, on a machine whose /etc/apt holds these files."""
+    parts = tmp_path / "sources.list.d"
+    parts.mkdir()
+    (tmp_path / "sources.list").write_text(files.pop("list", ""))
+    for name, text in files.items():
+        (parts / name.replace("_", ".")).write_text(text)
+    (tmp_path / "apt.conf").write_text(f'Dir::Etc "{tmp_path}";\n')
+    done = subprocess.run(
+        [ROOT / "scripts" / "ort-headers", "--sources"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "APT_CONFIG": str(tmp_path / "apt.conf")},
+    )
+    return done.stdout if done.returncode == 0 else done.stderr
+
+
+class TestHeaderSources:
+    """scripts/ort-headers finds Debian's archive in the machine's own apt sources, whichever way they are written."""
+
+    codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "") if shutil.which("apt-get") else ""
+    pytestmark = pytest.mark.skipif(not codename, reason="no apt here")
+
+    def test_the_new_format_keeps_its_key_and_changes_the_suite(self, tmp_path: Path) -> None:
+        stanza = f"Types: deb\nURIs: https://mirror.invalid/debian/\nSuites: {self.codename} {self.codename}-updates\n"
+        security = f"Types: deb\nURIs: https://mirror.invalid/debian-security\nSuites: {self.codename}-security\n"
+        rest = "Components: main contrib\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+        found = sources_for(tmp_path, a_sources=f"# comment\n{security}{rest}\n{stanza}{rest}")
+        assert found.splitlines() == [
+            "Types: deb",
+            "URIs: https://mirror.invalid/debian/",
+            "Suites: trixie",
+            "Components: main",
+            "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg",
+        ]
+
+    def test_the_one_line_format_of_raspberry_pi_os(self, tmp_path: Path) -> None:
+        lines = f"# deb-src x\ndeb [arch=arm64] http://mirror.invalid/debian {self.codename} main contrib non-free\n"
+        additions = f"deb http://other.invalid/raspberrypi {self.codename} main\n"
+        found = sources_for(tmp_path, raspi_list=additions, list=lines)
+        assert "URIs: http://mirror.invalid/debian\nSuites: trixie\n" in found
+
+    def test_disabled_sources_are_left_alone_and_none_is_said_plainly(self, tmp_path: Path) -> None:
+        stanza = (
+            f"Enabled: no\nTypes: deb\nURIs: https://mirror.invalid/debian\nSuites: {self.codename}\nComponents: main\n"
+        )
+        assert "name no Debian archive" in sources_for(tmp_path, a_sources=stanza)
