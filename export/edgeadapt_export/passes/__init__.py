@@ -16,7 +16,7 @@ def apply(model: ir.Model, *passes: ir.passes.InPlacePass) -> ir.Model:
     for step in passes:
         try:
             step(model)
-        except ir.passes.PassError as error:
+        except (ir.passes.PassError, ir.passes.InvariantError) as error:
             cause = error.__cause__
             reason = cause if isinstance(cause, EdgeAdaptError) or not str(error) else error
             raise EdgeAdaptError(f"export pass {type(step).__name__}: {reason}") from error

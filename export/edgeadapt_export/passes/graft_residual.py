@@ -29,10 +29,10 @@ class GraftResidual(ir.passes.InPlacePass):
         self.layers = layers
 
     def requires(self, model: ir.Model) -> None:
-        for layer in self.layers:
-            block_output(model, layer)
         if any(nodes(model, OP)):
             raise ir.passes.PreconditionError("the graph carries rank-one updates already")
+        for layer in self.layers:
+            block_output(model, layer)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         r, gains = add_direction_inputs(model, self.geometry.hidden_size, len(self.layers))
