@@ -47,8 +47,8 @@ from edgeadapt_export.store import WeightStore
 
 DATA = "model.onnx.data"
 BASELINE_MODULES, BASELINE_RANK = ("q_proj", "v_proj"), 8
-# The oldest release that loads the graphs: 8-bit MatMulNBits on the CPU and GatherBlockQuantized over uint8 are the
-# youngest of their ops; the fp32 graphs need opset 21 and FusedMatMul only.
+# The oldest releases that load the graphs and agree with 1.31.1 on them (tried: 1.21.1, 1.22.1, 1.23.2): the attribute
+# `bits` of GatherBlockQuantized came with 1.23.
 MINIMUM_ONNXRUNTIME = {"fp32": "1.21", "int4": "1.23", "int8": "1.23"}
 
 

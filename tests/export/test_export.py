@@ -34,7 +34,8 @@ BASE = ("model.onnx", "bare.onnx", "lora8.onnx", "embed.onnx", "model.onnx.data"
 
 
 def quiet(run: RunDir | Path, out: Path, **options: Any) -> ExportReport:
-    return export(getattr(run, "path", run), out, progress=lambda *_: None, **options)
+    path = run.path if isinstance(run, RunDir) else run
+    return export(path, out, progress=lambda *_: None, **options)
 
 
 def run_of(tiny: Tiny, folder: Path, method: str = "himalaya", **options: Any) -> RunDir:

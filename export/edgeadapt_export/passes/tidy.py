@@ -1,7 +1,8 @@
 """What is in a graph and not needed in a file.
 
 Rule    Drop doc strings, per-node metadata, the producer's own metadata, value annotations of dead values, nodes and
-        initializers that nothing uses, and imports of domains without a node. Names stay: they are its map.
+        initializers that nothing uses, imports of domains without a node, and empty inputs at a node's end (the
+        builder writes 12 for GroupQueryAttention, which onnxruntime before 1.23 refuses). Names stay: they are its map.
 Needs   Nothing.
 Leaves  The same outputs from the same inputs, bit for bit.
 """
@@ -21,6 +22,9 @@ class Tidy(ir.passes.InPlacePass):
         self._interface = _interface(model)
         common.ClearMetadataAndDocStringPass()(model)
         drop_dead_nodes(model)
+        for node in model.graph:
+            given = [index for index, value in enumerate(node.inputs) if value is not None]
+            node.resize_inputs(given[-1] + 1 if given else 0)
         drop_unused_initializers(model)
         model.metadata_props.clear()
         model.doc_string = None
