@@ -34,7 +34,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_leaves_a_complete_run(place: Path) -> None:
     run = place / "runs" / "demo"
-    for name in ("config.yaml", "adapter.json", "adapter.safetensors", "metrics.jsonl", "scores.json", "environment.json"):
+    for name in (
+        "config.yaml",
+        "adapter.json",
+        "adapter.safetensors",
+        "metrics.jsonl",
+        "scores.json",
+        "environment.json",
+    ):
         assert (run / name).is_file(), name
 
 
@@ -76,7 +83,7 @@ def test_bench_writes_rows_that_say_where_they_come_from(place: Path) -> None:
     edgeadapt("bench", "bundle", "--device", "host", "--quick", "--json", "bench.json", cwd=place)
     rows = json.loads((place / "bench.json").read_text())["rows"]
     assert {row["emulated"] for row in rows} == {False}
-    assert {"bare", "himalaya"} <= {row["adapter"] for row in rows}
+    assert {"bare", "himalaya"} <= {row["variant"] for row in rows}
 
 
 def test_inspect_and_verify_agree_with_the_bundle(place: Path) -> None:
