@@ -279,6 +279,18 @@ struct Op : OrtCustomOp {
       const OrtApi& ort = *static_cast<const Op*>(op)->api_;
       OrtTensorTypeAndShapeInfo* info = nullptr;
       if (OrtStatus* status = ort.ShapeInferContext_GetInputTypeShape(context, 0, &info)) return status;
+      // An input of unknown rank looks like a scalar here, and a dimension without a value or a name would be passed on
+      // as the number -1. Then nothing is said about the output.
+      size_t rank = 0;
+      if (OrtStatus* status = ort.GetDimensionsCount(info, &rank)) return status;
+      if (rank == 0 || rank > Tensor::kMaxRank) return nullptr;
+      int64_t shape[Tensor::kMaxRank];
+      const char* names[Tensor::kMaxRank] = {};
+      if (OrtStatus* status = ort.GetDimensions(info, shape, rank)) return status;
+      if (OrtStatus* status = ort.GetSymbolicDimensions(info, names, rank)) return status;
+      for (size_t i = 0; i < rank; ++i) {
+        if (shape[i] < 0 && (names[i] == nullptr || *names[i] == '\0')) return nullptr;
+      }
       return ort.ShapeInferContext_SetOutputTypeShape(context, 0, info);
     };
   }

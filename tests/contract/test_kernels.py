@@ -160,6 +160,18 @@ def test_the_output_takes_the_shape_of_the_first_input_before_anything_runs() ->
     assert ort.InferenceSession(model, with_kernels()).get_outputs()[0].shape == ["B", "T", 24]
 
 
+@pytest.mark.parametrize("shape", [None, [None, None, 24], ["B", None, 24]])
+def test_what_is_unknown_about_the_input_stays_unknown(shape: list[str | int | None] | None) -> None:
+    """A dimension without a name must not become the number -1, nor a missing shape a scalar."""
+    node = helper.make_node("RankOneUpdate", ["y", "y", "r", "g"], ["z"], domain=DOMAIN)
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("r", "g")]
+    inputs.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, shape))
+    graph = helper.make_graph([node], "shapes", inputs, [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)])
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    assert ort.InferenceSession(model, with_kernels()).get_outputs()[0].shape in ([], None)
+
+
 def resize(name: str, axis: int, by: int) -> Callable[[dict[str, Array]], None]:
     def change(inputs: dict[str, Array]) -> None:
         value = inputs[name]
