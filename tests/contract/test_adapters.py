@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import himalaya_direction
@@ -293,7 +292,7 @@ def test_rule_8_it_learns_through_the_real_loop_on_a_gqa_decoder(subject: Subjec
     prompts = [tuple(rng.integers(4, 96, 6).tolist()) for _ in range(16)]
     examples = [Encoded(prompt, (3,)) for prompt in prompts]
     settings = LoopSettings(lr=2e-2, batch_size=4, epochs=10, steps=30)
-    learner = Learner(backbone, adapter, examples, 2, settings, 0)
+    learner = Learner(backbone, adapter, examples, 2, settings=settings, index=0)
     learner.begin()
     losses = [learner.step().loss for _ in range(learner.total)]
     learner.finish()

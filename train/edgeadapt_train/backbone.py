@@ -64,13 +64,13 @@ def blocks(model: nn.Module) -> tuple[nn.Module, ...]:
 
     They are the longest ModuleList whose members are all of one type: `layers` of the Llama family, `layer` of BERT's.
     """
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    lists = [tuple(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
     uniform = [found for found in lists if len({type(item) for item in found}) == 1]
     if not uniform:
         raise EdgeAdaptError(
             f"{type(model).__name__}: no list of equal blocks found; this architecture is not supported"
         )
-    return tuple(max(uniform, key=len))
+    return max(uniform, key=len)
 
 
 def choose_precision(wanted: str, device: torch.device) -> Precision:
@@ -99,7 +99,7 @@ def load(folder: Path, backbone_id: str, revision: str, precision: str, device: 
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     attention = "eager" if place.type == "cpu" else "sdpa"
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     except (ValueError, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise EdgeAdaptError(f"{folder}: not a causal language model that transformers can load ({reason})") from None

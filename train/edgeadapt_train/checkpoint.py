@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file, replaced atomically. A kill leaves the old one or the new one.
 
-checkpoints/last.safetensors: the learner's tensors (adapter and optimiser); in the header's metadata, under "edgeadapt",
-JSON with where the run is: task, steps done, and the scores so far.
+checkpoints/last.safetensors: the learner's tensors (adapter and optimiser); in the header's metadata, under
+"edgeadapt", JSON with where the run is: task, steps done, and the scores so far.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _KEY = "edgeadapt"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run is: `done` steps of task `task` (0: not begun), global step count, and the scores known."""
+    """Where a run is: `done` steps of task `task` (0: not begun), steps and records logged in all, scores known."""
 
     task: int
     done: int
     step: int
+    records: int
     scores: dict[str, Any]
 
 

@@ -129,7 +129,9 @@ class Worker:
             record["events"], record["losses"] = [], []
             for index, name in enumerate(cell.tasks):
                 examples = encode_examples(self.tasks[name].spec, self.tasks[name].train, self.text.encode)
-                learner = Learner(self.backbone, adapter, examples, self.text.eos_ids[0], settings, index)
+                learner = Learner(
+                    self.backbone, adapter, examples, self.text.eos_ids[0], settings=settings, index=index
+                )
                 events = learner.begin()
                 while learner.done < learner.total:
                     report = learner.step()
@@ -152,7 +154,7 @@ class Worker:
         for split, examples in splits.items():
             if split == "validation" and not validate:
                 continue
-            scored = evaluate(self.backbone, adapter, task.spec, index, examples, self.text)
+            scored = evaluate(self.backbone, adapter, task.spec, examples, index=index, text=self.text)
             outcome = "".join("1" if right else "0" for right in scored.correct)
             yield {"task": name, "after": after, "split": split, "accuracy": scored.score, "outcome": outcome}
 

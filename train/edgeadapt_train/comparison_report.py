@@ -142,8 +142,8 @@ def _shares(results: dict[str, dict[str, list[np.ndarray]]], untrained: dict[str
         tasks = [t for t in TASKS if t in untrained and results[method][t] and results["lora8"][t]]
         for name, chosen in [*((task, [task]) for task in tasks), ("both", tasks)]:
             if chosen and (name != "both" or len(tasks) == len(TASKS)):
-                lists = [[results[m][t] for t in chosen] for m in (method, "lora8")]
-                shares.setdefault(method, {})[name] = share_interval(*lists, [untrained[t] for t in chosen])
+                ours, lora = ([results[m][t] for t in chosen] for m in (method, "lora8"))
+                shares.setdefault(method, {})[name] = share_interval(ours, lora, [untrained[t] for t in chosen])
     return shares
 
 
@@ -154,11 +154,13 @@ def markdown(value: Mapping[str, Any]) -> str:
         "# HIMALAYA and LoRA-8 on two tasks",
         "",
         f"Made by `{value['command']}` from {value['cells']} cells (`cells.jsonl`; starting it again goes on).",
-        f"SmolLM2-135M-Instruct in {', '.join(value['precision'])}; {sizes['steps']} steps of batch {sizes['batch_size']} "
-        f"per task for every method; {sizes['evaluation']} evaluation examples per task; seeds "
-        f"{', '.join(map(str, value['seeds']))}; the learning rate is the best of three by the mean accuracy on "
-        f"{sizes['validation']} validation examples per task, one seed. Scores are of the stored form (3-bit atoms, int8 "
-        "router; fp16 LoRA). Mean and 95 % t interval over seeds.",
+        (
+            f"SmolLM2-135M-Instruct in {', '.join(value['precision'])}; {sizes['steps']} steps of batch "
+            f"{sizes['batch_size']} per task for every method; {sizes['evaluation']} evaluation examples per task; "
+            f"seeds {', '.join(map(str, value['seeds']))}; the learning rate is the best of three by the mean accuracy "
+            f"on {sizes['validation']} validation examples per task, one seed. Scores are of the stored form (3-bit "
+            "atoms, int8 router; fp16 LoRA). Mean and 95 % t interval over seeds."
+        ),
         "",
         "## Each task alone",
         "",

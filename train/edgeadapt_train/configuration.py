@@ -17,6 +17,7 @@ from typing import Any
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_train.loop import LoopSettings
+from edgeadapt_train.options import checked
 
 TRIAL_STEPS, TRIAL_EXAMPLES = 2, 16
 _LOOP = {item.name for item in fields(LoopSettings)}
@@ -66,13 +67,15 @@ def compose(overrides: Sequence[str]) -> RunSettings:
     from hydra import initialize_config_module
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     words = [re.sub(r"^run=", "runs=", word) for word in overrides]
     try:
         with initialize_config_module("edgeadapt_train.configs", version_base="1.3"):
             config = hydra_compose("config", words)
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise EdgeAdaptError(f"configuration: {error.full_key} must be given: {error.full_key}=VALUE") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise EdgeAdaptError(f"configuration: {_one_line(error)}") from None
     assert isinstance(values, dict)
@@ -86,31 +89,17 @@ def _settings(values: dict[str, Any], yaml: str) -> RunSettings:
     adapter.pop("lr", None)
     model = values.pop("model")["id"]
     stream = dict(values.pop("stream"))
-    loop = LoopSettings(**{key: _number(key, values.pop(key), LoopSettings) for key in sorted(_LOOP)})
+    loop = LoopSettings(**checked(LoopSettings, {key: values.pop(key) for key in sorted(_LOOP)}))
     place = Path(str(values.pop("results_dir"))).expanduser()
-    checked = {key: _number(key, value, RunSettings) for key, value in values.items()}
+    plain = checked(RunSettings, values)
     settings = RunSettings(
-        results_dir=place, model=str(model), adapter=adapter, stream=stream, loop=loop, yaml=yaml, **checked
+        results_dir=place, model=str(model), adapter=adapter, stream=stream, loop=loop, yaml=yaml, **plain
     )
     if settings.mode == "full":
         return settings
     short = {key: min(int(stream[key]), TRIAL_EXAMPLES) for key in ("validation", "evaluation") if key in stream}
     trial = replace(loop, epochs=1, steps=min(loop.steps or TRIAL_STEPS, TRIAL_STEPS))
     return replace(settings, loop=trial, stream={**stream, **short})
-
-
-def _number(key: str, value: Any, owner: type) -> Any:
-    """Check a plain value against the field's annotation."""
-    annotation = str(next(item.type for item in fields(owner) if item.name == key))
-    if value is None and "None" in annotation:
-        return None
-    wanted = annotation.split(" |")[0]
-    if wanted == "float" and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    kinds: dict[str, type] = {"int": int, "str": str}
-    if wanted in kinds and isinstance(value, kinds[wanted]) and not isinstance(value, bool):
-        return value
-    raise EdgeAdaptError(f"{key}={value!r}: expected {'a number' if wanted == 'float' else wanted}")
 
 
 def _one_line(error: Exception) -> str:

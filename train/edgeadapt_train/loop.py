@@ -5,8 +5,9 @@
               lr * (N - s) / (N - W)      after that                        then linear decay towards 0
     AdamW, no decay of weights; gradients are accumulated over `accumulation` batches and clipped by their global norm.
 
-A fresh optimiser per task: nothing of a past task's momentum moves what is protected now. All order and noise comes from
-the seed, so a learner restored from `state()` goes on to the same bits (on one kind of CPU, with one number of threads).
+A fresh optimiser per task: nothing of a past task's momentum moves what is protected now. All order and noise comes
+from the seed, so a learner restored from `state()` goes on to the same bits (on one kind of CPU, with one number of
+threads).
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class Learner:
         adapter: Adapter,
         examples: Sequence[Encoded],
         eos: int,
+        *,
         settings: LoopSettings,
         index: int,
     ) -> None:

@@ -81,13 +81,14 @@ class _Run:
     def learn(self) -> None:
         """Every task that is not learnt yet, in order."""
         restored = checkpoint.read(self._path)
-        first = Position(0, 0, 0, {}) if restored is None else restored[0]
+        first = Position(0, 0, 0, 0, {}) if restored is None else restored[0]
         if restored is not None:
             self._set_scores(first.scores)
             self._step = first.step
             self._show.say(f"{self._settings.run_id}: goes on at task {first.task + 1}, step {first.done}")
-        kept = (record for record in rundir.read_metrics(self._path) if record["step"] <= first.step)
-        self._log = rundir.MetricsLog(self._path, list(kept) if restored is not None else [])
+        kept = list(rundir.read_metrics(self._path))[: first.records]
+        self._log = rundir.MetricsLog(self._path, kept)
+        self._records = len(kept)
         if np.isnan(self._baseline).any():
             for index in range(len(self._tasks)):
                 self._baseline[index] = self._score(index, None)
@@ -103,7 +104,9 @@ class _Run:
     def _learn_task(self, index: int, done: int, tensors: dict[str, torch.Tensor]) -> None:
         task, settings = self._tasks[index], self._settings
         examples = encode_examples(task.spec, task.train, self._text.encode)
-        learner = Learner(self._backbone, self._adapter, examples, self._text.eos_ids[0], settings.loop, index)
+        learner = Learner(
+            self._backbone, self._adapter, examples, self._text.eos_ids[0], settings=settings.loop, index=index
+        )
         if done:
             learner.restore(tensors, done)
         else:
@@ -112,17 +115,17 @@ class _Run:
             report = learner.step()
             self._step += 1
             values = {"loss": report.loss, "lr": report.lr, "gradient_norm": report.gradient_norm}
-            self._log.append({"step": self._step, "task": task.spec.name, **values, "tokens": report.tokens})
+            self._record(index, [{**values, "tokens": report.tokens}])
             self._record(index, report.events)
             self._show.step(task.spec.name, report.step, learner.total, report.loss)
             if learner.done % settings.checkpoint_every == 0:
-                self._save(Position(index, learner.done, self._step, self._scores()), learner)
+                self._save(learner, index, learner.done)
         self._record(index, learner.finish())
         for other in range(min(index + 2, len(self._tasks))):
             self._matrix[index, other] = self._score(other, self._adapter)
         shown = ", ".join(f"{self._tasks[j].spec.name} {self._matrix[index, j]:.3f}" for j in range(index + 1))
         self._show.say(f"after {task.spec.name}: {shown}")
-        self._save(Position(index + 1, 0, self._step, self._scores()), learner)
+        self._save(learner, index + 1, 0)
 
     def publish(self) -> None:
         """scores.json, then the adapter: the run is finished when adapter.json is there."""
@@ -137,19 +140,21 @@ class _Run:
             self._backbone,
             adapter,
             task.spec,
-            index,
             task.evaluation,
-            self._text,
+            index=index,
+            text=self._text,
             batch_size=settings.eval_batch_size,
             max_new_tokens=settings.max_new_tokens,
         )
         return scored.score
 
     def _record(self, index: int, events: Sequence[dict[str, Any]]) -> None:
+        self._records += len(events)
         for event in events:
             self._log.append({"step": self._step, "task": self._tasks[index].spec.name, **event})
 
-    def _save(self, position: Position, learner: Learner) -> None:
+    def _save(self, learner: Learner, task: int, done: int) -> None:
+        position = Position(task, done, self._step, self._records, self._scores())
         checkpoint.write(self._path, position, learner.state())
 
     def _scores(self) -> dict[str, Any]:

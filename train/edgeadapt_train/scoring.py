@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,10 +40,10 @@ def evaluate(
     backbone: Backbone,
     adapter: Adapter | None,
     task: TaskSpec,
-    index: int,
     examples: Sequence[Example],
-    text: TextCodec,
     *,
+    index: int,
+    text: TextCodec,
     batch_size: int = 16,
     max_new_tokens: int = 16,
 ) -> Scored:
@@ -60,7 +61,10 @@ def evaluate(
                 found = [task.choices[int(place)] for place in best]
             else:
                 found = [
-                    text.decode(ids) for ids in greedy(backbone, adapter, index, chosen, text.eos_ids, max_new_tokens)
+                    text.decode(ids)
+                    for ids in greedy(
+                        backbone, adapter, chosen, index=index, eos=text.eos_ids, max_new_tokens=max_new_tokens
+                    )
                 ]
             for row, answer in zip(rows, found, strict=True):
                 answers[row] = answer
@@ -97,7 +101,7 @@ def choice_score_matrix(
 
     prompt, lengths = _prompt(backbone, index, prompts)
     longest = max(len(choice) for choice in choices)
-    cache = DynamicCache() if longest > 1 else None
+    cache: Any = DynamicCache() if longest > 1 else None
     with _conditioned(adapter, prompt):
         output = backbone.hidden(prompt.embeddings, prompt.mask, cache)
     last = output.last_hidden_state[torch.arange(len(lengths)), lengths - 1]
@@ -132,8 +136,9 @@ def choice_score_matrix(
 def greedy(
     backbone: Backbone,
     adapter: Adapter | None,
-    index: int,
     prompts: Sequence[Sequence[int]],
+    *,
+    index: int,
     eos: Sequence[int],
     max_new_tokens: int,
 ) -> list[list[int]]:

@@ -10,8 +10,9 @@ Life of an adapter
     adapter.deployed()                                   the tensors of adapter.safetensors
     adapter.detach()                                     the host as it was
 
-Training state is everything that is needed to go on training (masters, buffers, rings, anchors); the optimiser's moments
-are counted beside it. `state()` returns all of it as named tensors, so that a checkpoint is one safetensors file.
+Training state is everything that is needed to go on training (masters, buffers, rings, anchors); the optimiser's
+moments are counted beside it. `own_state()` returns all of it as named tensors, so that a checkpoint is one safetensors
+file.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ Stored bytes, d = hidden size, L layers, w = router_width(d), n tasks
     atoms 40 * 3 d / 8 | group scales 2 * 40 ceil(d / 64) | atom gains 80 | router w (d + 97) + 80 | its row scales
     2 (w + 80) | task table 512 | statistics 96 | tree 46 | gains 2 L                       54,944 at d = 576, L = 30
     protection 82 n + 2 L (n - 1)
-Without protection the n rows are zeros and the n gain vectors equal: the op indexes both by task, so they are stored and
-counted all the same.
+Without protection the n rows are zeros and the n gain vectors equal: the op indexes both by task, so they are stored
+and counted all the same.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ class Himalaya(Adapter):
         return [*events, {"event": "promote", "step": step, "slot": slot, "similarity": similarity}]
 
     def _open_prior(self, slot: int, current: int) -> None:
-        """A new atom starts with a gate on the edge of opening and a small positive coefficient (it points downhill)."""
+        """A new atom starts with its gate on the edge, and a small positive coefficient (it points downhill)."""
         shared = self.config.protection == "none"
         table = self.router.w2[:, -1] if shared else self.task_rows.rows[current]
         table[CORE + slot] = 0.0

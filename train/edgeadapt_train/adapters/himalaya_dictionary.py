@@ -6,9 +6,9 @@
     D  = [ Q(C) ; active * (E + beta (Q(E) - E)) ]                                   beta: 0 -> 1 through a task
     G  = D D^T                                                                        Gram matrix, [40, 40]
 
-Annealed rounding: beta mixes the rounded atoms in, with the gradient passing straight through to E; at beta = 1 training
-sees exactly what ships. A protected row (a past task relies on it) is at its stored value always. When d < 24 the core
-has only d orthogonal directions; its further rows are independent unit Gaussians (tiny test models only).
+Annealed rounding: beta mixes the rounded atoms in, with the gradient passing straight through to E; at beta = 1
+training sees exactly what ships. A protected row (a past task relies on it) is at its stored value always. When d < 24
+the core has only d orthogonal directions; its further rows are independent unit Gaussians (tiny test models only).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@
     soft   : weight of atom j in node b = sigma((key_j - theta_{b-1}) / T) - sigma((key_j - theta_b) / T)
     stored : F - 1 thresholds and 8 slacks, zero-padded to 23 fp16 numbers (F = 4, 8 or 16); 46 bytes
 
-The thresholds are learnt where it costs nothing: `rebuild` starts from equal shares of the keys and takes gradient steps
-on the soft spread within the nodes (small radii prune best), then orders them. The design leaves open what the 23
+The thresholds are learnt where it costs nothing: `rebuild` starts from equal shares of the keys and takes gradient
+steps on the soft spread within the nodes (small radii prune best), then orders them. The design leaves open what the 23
 numbers are; this reading is ours. The deployed direction does not need the tree: with 40 atoms the op scores them all.
 """
 

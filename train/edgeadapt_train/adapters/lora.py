@@ -28,7 +28,7 @@ class LoraConfig:
     """Rank r, alpha, and the names of the linear maps that are adapted."""
 
     rank: int = 8
-    alpha: float = 16.0
+    alpha: int = 16
     modules: tuple[str, ...] = ("q_proj", "v_proj")
 
     def __post_init__(self) -> None:
@@ -64,6 +64,7 @@ class Lora(Adapter):
             inject_adapter_in_model(peft_config, host.model)
             for parameter, flag in frozen:
                 parameter.requires_grad_(flag)
+            del host.model.peft_config  # peft's note of its layers; they are ours to put in and take out
         generator = torch.Generator().manual_seed(seed)
         self.factors = nn.ParameterDict()
         for index, name, parent, attribute in found:

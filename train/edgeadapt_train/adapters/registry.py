@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from edgeadapt.errors import EdgeAdaptError
@@ -11,6 +10,7 @@ from edgeadapt_train.adapters.base import Adapter, Host
 from edgeadapt_train.adapters.himalaya import Himalaya
 from edgeadapt_train.adapters.himalaya_config import HimalayaConfig
 from edgeadapt_train.adapters.lora import Lora, LoraConfig
+from edgeadapt_train.options import checked
 
 METHODS: dict[str, tuple[type[Any], type[Any]]] = {
     "himalaya": (HimalayaConfig, Himalaya),
@@ -28,9 +28,5 @@ def build(settings: Mapping[str, Any], host: Host, seed: int) -> Adapter:
     if method not in METHODS:
         raise EdgeAdaptError(f"adapter.method={method!r} is unknown; there are: {', '.join(sorted(METHODS))}")
     config_type, adapter_type = METHODS[method]
-    known = {item.name for item in fields(config_type)}
-    if unknown := sorted(set(options) - known):
-        raise EdgeAdaptError(f"adapter.{unknown[0]}: {method} has no such option; it has: {', '.join(sorted(known))}")
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    adapter: Adapter = adapter_type(config_type(**options), host, seed)
+    adapter: Adapter = adapter_type(config_type(**checked(config_type, options, "adapter.")), host, seed)
     return adapter

@@ -108,8 +108,8 @@ def split(
     for choice, items in by_choice.items():
         if len(items) < sum(shares.values()):
             raise EdgeAdaptError(
-                f"task {spec.name}: {sum(sizes.values())} examples asked for, {len(items)} of {choice!r} is not enough; "
-                "lower stream.train, stream.validation or stream.evaluation"
+                f"task {spec.name}: {sum(sizes.values())} examples asked for, {len(items)} of {choice!r} is not "
+                "enough; lower stream.train, stream.validation or stream.evaluation"
             )
         order = rng.permutation(len(items))
         at = 0
