@@ -21,6 +21,7 @@ namespace {
 constexpr size_t W = EDGEADAPT_WIDTH;
 typedef float V __attribute__((vector_size(W * sizeof(float))));
 typedef float VUnaligned __attribute__((vector_size(W * sizeof(float)), aligned(alignof(float)), may_alias));
+typedef int16_t S __attribute__((vector_size(W * sizeof(int16_t))));
 typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t))));
 typedef int8_t B __attribute__((vector_size(W)));
 typedef int8_t BUnaligned __attribute__((vector_size(W), aligned(1), may_alias));
@@ -34,7 +35,8 @@ EDGEADAPT_INLINE V Load(const float* p) { return *reinterpret_cast<const VUnalig
 EDGEADAPT_INLINE void Store(float* p, V v) { *reinterpret_cast<VUnaligned*>(p) = v; }
 EDGEADAPT_INLINE V Load(const int8_t* p) {
   const B bytes = *reinterpret_cast<const BUnaligned*>(p);
-  return __builtin_convertvector(__builtin_convertvector(bytes, I), V);  // in one step GCC goes through scalars
+  // A doubling of the width at a time: anything longer GCC does through scalars.
+  return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, S), I), V);
 }
 
 EDGEADAPT_INLINE V8 Load8(const float* p) { return *reinterpret_cast<const V8Unaligned*>(p); }
