@@ -192,11 +192,8 @@ def _session(path: Path) -> ort.InferenceSession:
 
 
 def _kl(p: NDArray[np.float32], q: NDArray[np.float32]) -> NDArray[np.float64]:
-    """KL(softmax p || softmax q) of each row, in nats."""
-    log_p, log_q = _log_softmax(p), _log_softmax(q)
-    return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=1))
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    """KL(softmax p || softmax q) of each row, in nats, in float64."""
+    shifted_p, shifted_q = (x - x.max(axis=1, keepdims=True).astype(np.float64) for x in (p, q))
+    weights = np.exp(shifted_p)
+    total_p, total_q = weights.sum(axis=1), np.exp(shifted_q).sum(axis=1)
+    return np.asarray(np.einsum("tv,tv->t", weights, shifted_p - shifted_q) / total_p - np.log(total_p / total_q))
