@@ -24,7 +24,7 @@ from edgeadapt_bench import devices, statistics
 from edgeadapt_bench.baselines import BARE, Variant, variants
 from edgeadapt_bench.devices import Worker
 from edgeadapt_bench.report import BenchReport, Memory, Origin, Row
-from edgeadapt_bench.workloads import ENDS, ORDER, QUICK, THOROUGH, Effort, Phase, Workload
+from edgeadapt_bench.workloads import PHASES, QUICK, SHARES, SWITCHES, THOROUGH, Effort, Phase, Workload
 
 Tell = Callable[[str], None]
 Samples = list[float]
@@ -103,30 +103,35 @@ class _Bench:
 
 
 def _measure(run: _Bench, say: Tell) -> tuple[list[Row], list[Memory]]:
-    rows: list[Row] = []
+    """Open the models again and again; every phase's turns from all openings together are its samples."""
+    plan = run.plan.per_opening()
     memory: list[Memory] = []
-    opened = time.monotonic()
+    started: dict[Phase, str] = {}
+    taken: dict[Phase, dict[str, list[Samples]]] = {phase: {} for phase in PHASES}
+    began = time.monotonic()
     total = run.plan.total_seconds
-    left = None if total is None else max(total - (opened - run.began), 1.0)
-    for phase in ORDER:
-        say(f"measuring {phase.replace('_', ' ')}")
-        if phase == "load":  # loading again costs memory that no user of one session pays
+    each = None if total is None else max(total - (began - run.began), 1.0) / run.plan.openings
+    for opening in range(run.plan.openings):
+        begin = time.monotonic() if each is None else began + opening * each
+        started.setdefault("load", _now())
+        for name in order(list(run.workers), opening):
+            answer = run.workers[name].call("reopen") if opening else run.workers[name].opened
+            taken["load"].setdefault(name, []).append([answer["load_s"]])
+        for phase, share in SHARES.items():
+            if opening and phase in SWITCHES:
+                continue
+            say(f"measuring {phase.replace('_', ' ')}, opening {opening + 1} of {run.plan.openings}")
+            started.setdefault(phase, _now())
+            end = None if each is None else begin + each * share
+            for name, turns in interleave(run.workers, _asker(phase, run.work), plan, end).items():
+                taken[phase].setdefault(name, []).extend(turns)
+        if not memory:  # opened once: what a user of one session pays
             memory = [_memory(run.origins[name], worker) for name, worker in run.workers.items()]
-        started = _now()
-        end = None if left is None else opened + left * ENDS[phase]
-        taken = interleave(run.workers, _asker(phase, run.work), phase, run.plan, end)
-        if phase == "load":
-            taken = {name: [[worker.opened["load_s"]], *taken.get(name, [])] for name, worker in run.workers.items()}
-        rows.extend(_rows(taken, run, phase, started))
-    return rows, memory
+    return [row for phase in PHASES for row in _rows(taken[phase], run, phase, started.get(phase, ""))], memory
 
 
 def interleave(
-    workers: Mapping[str, Worker],
-    ask: Callable[[Worker], Samples | None],
-    phase: Phase,
-    plan: Effort,
-    end: float | None,
+    workers: Mapping[str, Worker], ask: Callable[[Worker], Samples | None], plan: Effort, end: float | None
 ) -> dict[str, list[Samples]]:
     """Let the workers take turns until the plan is fulfilled, or the monotonic clock passes `end`.
 
@@ -153,7 +158,7 @@ def interleave(
     warm_up: list[dict[str, Samples]] = []
     begin = time.monotonic()
     warm = None if end is None else begin + (end - begin) / 3
-    while phase != "load" and len(warm_up) < plan.warm_up_rounds and not late(warm):
+    while len(warm_up) < plan.warm_up_rounds and not late(warm):
         taken = turns(len(warm_up), list(warm_up[0]) if warm_up else list(workers))
         if taken is None:
             break
@@ -161,11 +166,10 @@ def interleave(
         if not taken or all(_settled(warm_up, name, plan) for name in taken):
             break
     names = list(warm_up[0]) if warm_up else list(workers)
-    enough = plan.load_samples if phase == "load" else plan.samples
     measured: list[dict[str, Samples]] = []
     began = time.monotonic()
     while names and not (
-        len(measured) >= enough and (time.monotonic() - began >= plan.seconds or len(measured) >= plan.most)
+        len(measured) >= plan.samples and (time.monotonic() - began >= plan.seconds or len(measured) >= plan.most)
     ):
         taken = turns(len(measured), names)
         if taken is None:

@@ -6,7 +6,7 @@
     decode          tokens             so many steps behind the prompt          -> seconds [tokens]
     task_switch                        another task, bound for the prompt       -> seconds | null without two tasks
     adapter_switch                     adapter read anew, bound for the prompt  -> seconds | null without an adapter
-    load                               a second session, timed and dropped      -> seconds
+    reopen                             drop the model and load it again         -> load_s
     memory                             peak, and its increase since before open -> peak_bytes, increase_bytes
 
 Only the work itself is timed, by the child's own clock. What a library prints goes to standard error.
@@ -110,14 +110,6 @@ class Subject:
         self._engine.adapt(ids)
         return time.perf_counter() - began
 
-    def load(self) -> float:
-        began = time.perf_counter()
-        again = self._session()
-        seconds = time.perf_counter() - began
-        del again
-        gc.collect()
-        return seconds
-
     def _session(self) -> ort.InferenceSession:
         return session.create(self._path, threads=self._threads, ops=self._ops)
 
@@ -144,6 +136,7 @@ class Server:
     def __init__(self) -> None:
         self._before = memory.mark()
         self._subject: Subject | None = None
+        self._request: dict[str, Any] = {}
         self._prompt: list[int] = []
         self._answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "open": self._open,
@@ -152,7 +145,7 @@ class Server:
             "decode": lambda request: {"seconds": self._open_subject.decode(self._prompt, request["tokens"])},
             "task_switch": lambda _: {"seconds": self._open_subject.task_switch(self._prompt)},
             "adapter_switch": lambda _: {"seconds": self._open_subject.adapter_switch(self._prompt)},
-            "load": lambda _: {"seconds": self._open_subject.load()},
+            "reopen": self._reopen,
             "memory": self._memory,
         }
 
@@ -172,6 +165,7 @@ class Server:
         return self._subject
 
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._request = request
         self._subject = Subject(request["variant"], request["threads"])
         library = library_path() if request["variant"]["ops"] == "auto" else None
         return {
@@ -179,6 +173,11 @@ class Server:
             "vocabulary_size": self._subject.decoder.vocabulary_size,
             "ops": "bodies" if library is None else "library",
         }
+
+    def _reopen(self, _: dict[str, Any]) -> dict[str, Any]:
+        self._subject = None
+        gc.collect()
+        return self._open(self._request)
 
     def _set_prompt(self, request: dict[str, Any]) -> dict[str, Any]:
         self._prompt = [int(token) for token in request["ids"]]

@@ -13,7 +13,7 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_bench.run import interleave, order
 from edgeadapt_bench.workloads import Effort, Workload
 
-PLAN = Effort(samples=12, load_samples=4, seconds=0.0, most=100, window=2, warm_up_rounds=20)
+PLAN = Effort(samples=12, seconds=0.0, most=100, window=2, warm_up_rounds=20)
 
 
 class Clockwork:
@@ -53,7 +53,7 @@ def test_everyone_has_every_turn_and_every_neighbour() -> None:
 def test_rounds_hold_one_turn_of_each() -> None:
     turns: list[str] = []
     workers = {name: Clockwork(name, turns) for name in "ab"}
-    taken = interleave(workers, ask, "prefill", PLAN, end=None)
+    taken = interleave(workers, ask, PLAN, end=None)
     assert {name: len(samples) for name, samples in taken.items()} == {"a": 12, "b": 12}
     assert all(set(turns[i : i + 2]) == {"a", "b"} for i in range(0, len(turns), 2))
 
@@ -61,37 +61,31 @@ def test_rounds_hold_one_turn_of_each() -> None:
 def test_samples_of_the_warm_up_are_not_kept() -> None:
     turns: list[str] = []
     cooling = Clockwork("a", turns, [9.0, 8.0, 5.0, 3.0, 1.0, 1.0, 1.0, 1.0])
-    taken = interleave({"a": cooling}, ask, "prefill", PLAN, end=None)
+    taken = interleave({"a": cooling}, ask, PLAN, end=None)
     assert taken["a"] == [[1.0]] * 12
 
 
 def test_a_warm_up_that_never_settles_ends_at_its_cap() -> None:
     turns: list[str] = []
     restless = Clockwork("a", turns, [float(2**i) for i in range(200)])
-    taken = interleave({"a": restless}, ask, "prefill", PLAN, end=None)
+    taken = interleave({"a": restless}, ask, PLAN, end=None)
     assert len(turns) == PLAN.warm_up_rounds + 12
     assert taken["a"][0] == [2.0**PLAN.warm_up_rounds]
-
-
-def test_loading_has_no_warm_up_and_its_own_number_of_samples() -> None:
-    turns: list[str] = []
-    taken = interleave({"a": Clockwork("a", turns)}, ask, "load", PLAN, end=None)
-    assert len(taken["a"]) == len(turns) == 4
 
 
 def test_who_cannot_take_part_is_left_out() -> None:
     turns: list[str] = []
     workers = {"a": Clockwork("a", turns), "b": Clockwork("b", turns, [-1.0])}
-    assert set(interleave(workers, ask, "prefill", PLAN, end=None)) == {"a"}
+    assert set(interleave(workers, ask, PLAN, end=None)) == {"a"}
     assert turns.count("b") == 1
-    assert interleave({"b": Clockwork("b", turns, [-1.0])}, ask, "prefill", PLAN, end=None) == {}
+    assert interleave({"b": Clockwork("b", turns, [-1.0])}, ask, PLAN, end=None) == {}
 
 
 def test_the_deadline_ends_a_phase_and_drops_the_broken_round() -> None:
     turns: list[str] = []
     workers = {name: Clockwork(name, turns, pause=0.02) for name in "abc"}
     began = time.monotonic()
-    taken = interleave(workers, ask, "prefill", Effort(samples=1000, seconds=100), end=began + 0.6)
+    taken = interleave(workers, ask, Effort(samples=1000, seconds=100), end=began + 0.6)
     assert time.monotonic() - began < 0.75
     lengths = {len(samples) for samples in taken.values()}
     assert len(lengths) == 1
@@ -100,8 +94,7 @@ def test_the_deadline_ends_a_phase_and_drops_the_broken_round() -> None:
 
 def test_a_phase_that_begins_too_late_has_no_samples() -> None:
     turns: list[str] = []
-    assert interleave({"a": Clockwork("a", turns)}, ask, "prefill", PLAN, end=time.monotonic() - 1) == {}
-    assert interleave({"a": Clockwork("a", turns)}, ask, "load", PLAN, end=time.monotonic() - 1) == {}
+    assert interleave({"a": Clockwork("a", turns)}, ask, PLAN, end=time.monotonic() - 1) == {}
     assert turns == []
 
 
@@ -109,12 +102,19 @@ def test_long_phases_go_on_for_their_seconds() -> None:
     turns: list[str] = []
     plan = Effort(samples=2, seconds=0.2, most=1000, window=1, warm_up_rounds=1)
     began = time.monotonic()
-    taken = interleave({"a": Clockwork("a", turns, pause=0.005)}, ask, "prefill", plan, end=None)
+    taken = interleave({"a": Clockwork("a", turns, pause=0.005)}, ask, plan, end=None)
     assert 0.2 <= time.monotonic() - began < 0.4
     assert len(taken["a"]) > 10
 
 
-@pytest.mark.parametrize("wrong", [{"samples": 0}, {"seconds": -1.0}, {"agreement": 1.0}, {"most": 0}, {"window": 0}])
+def test_openings_share_the_totals() -> None:
+    one = Effort(samples=30, openings=4, seconds=10.0, most=300, total_seconds=40.0).per_opening()
+    assert (one.samples, one.seconds, one.most, one.openings, one.total_seconds) == (8, 2.5, 75, 1, None)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"samples": 0}, {"seconds": -1.0}, {"agreement": 1.0}, {"most": 0}, {"window": 0}, {"openings": 0}]
+)
 def test_efforts_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(EdgeAdaptError):
         Effort(**wrong)
