@@ -128,13 +128,9 @@ def _sites(adapter: StoredAdapter) -> tuple[str, tuple[int, ...], tuple[str, ...
     modules = tuple(str(name) for name in sites.get("modules", ("q_proj", "o_proj"))) if kind == "square" else ()
     gains, rows = _gains(adapter), len(_tables(adapter).rows)
     if gains.dtype != np.float16 or gains.shape != (rows, len(layers)):
-        raise EdgeAdaptError(
-            f"gains are {gains.dtype} {gains.shape}; {rows} rows and {len(layers)} sites need float16"
-        )
+        raise EdgeAdaptError(f"gains are {gains.dtype} {gains.shape}; {rows} rows and {len(layers)} sites need float16")
     if rows < len(adapter.manifest.tasks):
-        raise EdgeAdaptError(
-            f"{len(adapter.manifest.tasks)} tasks, but rows for {rows} only; train the adapter again"
-        )
+        raise EdgeAdaptError(f"{len(adapter.manifest.tasks)} tasks, but rows for {rows} only; train the adapter again")
     if len(set(layers)) < len(layers) or not all(0 <= layer < count for layer in layers):
         raise EdgeAdaptError(f"the sites name layers outside 0..{count - 1}, or one of them twice")
     return str(kind), layers, modules
