@@ -7,10 +7,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := edgeadapt train export bench scripts tests
 
-.PHONY: help demo test test-slow lint format bench wheels clean
+.PHONY: help demo test test-slow lint format bench wheels kernels-check clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -46,7 +46,10 @@ demo/bundle/edgeadapt.json:
 	@$(MAKE) demo
 
 wheels: $(INSTALLED)  ## the distributable wheel, with an honest platform tag, in dist/
-	@$(BIN)/python -m build --wheel
+	@$(BIN)/python scripts/build_wheel.py
+
+kernels-check: $(INSTALLED)  ## the kernels under the address and undefined-behaviour sanitizers
+	@scripts/build-kernels --check
 
 clean:  ## remove what was built, but not .venv
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache
