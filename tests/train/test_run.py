@@ -53,6 +53,7 @@ def test_a_run_ends_as_a_finished_run_directory(place: Path, tmp_path: Path, ada
     directory = train(words(place, tmp_path, f"adapter={adapter}"))
     assert directory == tmp_path / "demo" == newest(tmp_path)
     run = RunDir.open(directory)
+    assert run.adapter.backbone.id == str(place / "backbone")
     assert run.adapter.method == ("lora" if adapter == "lora8" else "himalaya")
     assert [task.name for task in run.adapter.tasks] == ["1-topics", "2-mood"]
     assert run.adapter.bytes.deployed == sum(value.nbytes for value in run.tensors().values())

@@ -62,28 +62,27 @@ def share_interval(
     Bootstrap over seeds and examples; the examples drawn are the same for all three.
     """
     rng = np.random.default_rng(0)
+    above, below = np.zeros(_RESAMPLES + 1), np.zeros(_RESAMPLES + 1)
+    for ours, theirs, base in zip(method, lora, untrained, strict=True):
+        rows = _draws(rng, len(base))
+        start = rows @ base
+        above += _drawn(rng, ours, rows) - start
+        below += _drawn(rng, theirs, rows) - start
+    shares = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+    low, high = np.nanpercentile(shares[1:], [2.5, 97.5])
+    return {"share": float(shares[0]), "low_95": float(low), "high_95": float(high)}
 
-    def gain(runs: list[np.ndarray], base: np.ndarray, seeds: np.ndarray, rows: np.ndarray) -> float:
-        return float(np.mean([runs[s % len(runs)][rows].mean() for s in seeds]) - base[rows].mean())
 
-    everything = [np.arange(len(base)) for base in untrained]
-    all_seeds = np.arange(len(SEEDS))
+def _draws(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Weights [resamples + 1, count], rows sum to one: the first row is everything once, the others are resamples."""
+    drawn = rng.multinomial(count, np.full(count, 1 / count), _RESAMPLES)
+    return np.concatenate((np.ones((1, count)), drawn)) / count
 
-    def share(draws: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float:
-        above = sum(gain(m, b, d[0], d[2]) for m, b, d in zip(method, untrained, draws, strict=True))
-        below = sum(gain(m, b, d[1], d[2]) for m, b, d in zip(lora, untrained, draws, strict=True))
-        return above / below if below > 0 else float("nan")
 
-    value = share([(all_seeds, all_seeds, rows) for rows in everything])
-    samples = []
-    for _ in range(_RESAMPLES):
-        draws = [
-            (rng.integers(0, len(m), len(SEEDS)), rng.integers(0, len(q), len(SEEDS)), rng.integers(0, len(b), len(b)))
-            for m, q, b in zip(method, lora, untrained, strict=True)
-        ]
-        samples.append(share(draws))
-    low, high = np.nanpercentile(samples, [2.5, 97.5])
-    return {"share": value, "low_95": float(low), "high_95": float(high)}
+def _drawn(rng: np.random.Generator, runs: list[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Accuracy [resamples + 1] over resampled seeds and the given resampled examples."""
+    per_seed = rows @ np.stack(runs).T
+    return np.asarray((per_seed * _draws(rng, len(runs))).sum(axis=1))
 
 
 def summarise(cells: Cells, rates: Mapping[str, float], sizes: Sizes) -> dict[str, Any]:

@@ -53,7 +53,10 @@ def train(overrides: Sequence[str]) -> Path | None:
     with reporter() as show, threads(settings.threads), storage_errors(directory):
         tasks = streams.load(settings.stream)
         found = resolve(settings.model)
-        backbone = load(found.path, found.id, found.revision, settings.precision, settings.device)
+        named = Path(settings.model).expanduser()
+        # Export must find the backbone again: a folder by its whole path, anything else by its id.
+        identity = str(named.resolve()) if named.exists() else found.id
+        backbone = load(found.path, identity, found.revision, settings.precision, settings.device)
         rundir.write_config(directory, settings.yaml)
         rundir.write_environment(directory, environment(backbone))
         show.say(f"{settings.run_id}: {found.id} in {backbone.precision}, {len(tasks)} tasks, into {directory}")
