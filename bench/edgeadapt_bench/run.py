@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -104,14 +104,14 @@ class _Bench:
 
 def _measure(run: _Bench, say: Tell) -> tuple[list[Row], list[Memory]]:
     """Open the models again and again; every phase's turns from all openings together are its samples."""
-    plan = run.plan.per_opening()
+    began = time.monotonic()
+    whole = affordable(run.plan, began - run.began)
+    plan = whole.per_opening()
     memory: list[Memory] = []
     started: dict[Phase, str] = {}
     taken: dict[Phase, dict[str, list[Samples]]] = {phase: {} for phase in PHASES}
-    began = time.monotonic()
-    total = run.plan.total_seconds
-    each = None if total is None else max(total - (began - run.began), 1.0) / run.plan.openings
-    for opening in range(run.plan.openings):
+    each = None if whole.total_seconds is None else whole.total_seconds / whole.openings
+    for opening in range(whole.openings):
         begin = time.monotonic() if each is None else began + opening * each
         started.setdefault("load", _now())
         for name in order(list(run.workers), opening):
@@ -120,7 +120,7 @@ def _measure(run: _Bench, say: Tell) -> tuple[list[Row], list[Memory]]:
         for phase, share in SHARES.items():
             if opening and phase in SWITCHES:
                 continue
-            say(f"measuring {phase.replace('_', ' ')}, opening {opening + 1} of {run.plan.openings}")
+            say(f"measuring {phase.replace('_', ' ')}, opening {opening + 1} of {whole.openings}")
             started.setdefault(phase, _now())
             end = None if each is None else begin + each * share
             for name, turns in interleave(run.workers, _asker(phase, run.work), plan, end).items():
@@ -128,6 +128,16 @@ def _measure(run: _Bench, say: Tell) -> tuple[list[Row], list[Memory]]:
         if not memory:  # opened once: what a user of one session pays
             memory = [_memory(run.origins[name], worker) for name, worker in run.workers.items()]
     return [row for phase in PHASES for row in _rows(taken[phase], run, phase, started.get(phase, ""))], memory
+
+
+def affordable(plan: Effort, opening_seconds: float) -> Effort:
+    """What is left of a plan after the first opening took `opening_seconds`: where the whole run is bounded, the rest of
+    that time, and no more openings than leave two thirds of it for measuring."""
+    if plan.total_seconds is None:
+        return plan
+    left = max(plan.total_seconds - opening_seconds, 1.0)
+    openings = min(plan.openings, 1 + int(left / (3 * opening_seconds)))
+    return replace(plan, total_seconds=left, openings=openings)
 
 
 def interleave(

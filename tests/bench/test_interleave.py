@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_bench.run import interleave, order
+from edgeadapt_bench.run import affordable, interleave, order
 from edgeadapt_bench.workloads import Effort, Workload
 
 PLAN = Effort(samples=12, seconds=0.0, most=100, window=2, warm_up_rounds=20)
@@ -105,6 +105,15 @@ def test_long_phases_go_on_for_their_seconds() -> None:
     taken = interleave({"a": Clockwork("a", turns, pause=0.005)}, ask, plan, end=None)
     assert 0.2 <= time.monotonic() - began < 0.4
     assert len(taken["a"]) > 10
+
+
+def test_a_model_that_opens_slowly_is_opened_less_often() -> None:
+    plan = Effort(openings=5, total_seconds=33.0)
+    assert (affordable(plan, 1.0).openings, affordable(plan, 1.0).total_seconds) == (5, 32.0)
+    assert (affordable(plan, 5.0).openings, affordable(plan, 5.0).total_seconds) == (2, 28.0)
+    assert (affordable(plan, 20.0).openings, affordable(plan, 20.0).total_seconds) == (1, 13.0)
+    assert affordable(plan, 50.0).total_seconds == 1.0
+    assert affordable(Effort(openings=5), 1e3).openings == 5
 
 
 def test_openings_share_the_totals() -> None:
