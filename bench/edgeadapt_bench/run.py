@@ -131,8 +131,8 @@ def _measure(run: _Bench, say: Tell) -> tuple[list[Row], list[Memory]]:
 
 
 def affordable(plan: Effort, opening_seconds: float) -> Effort:
-    """What is left of a plan after the first opening took `opening_seconds`: where the whole run is bounded, the rest of
-    that time, and no more openings than leave two thirds of it for measuring."""
+    """What is left of a plan after the first opening took `opening_seconds`: where the whole run is bounded, the rest
+    of that time, and no more openings than leave two thirds of it for measuring."""
     if plan.total_seconds is None:
         return plan
     left = max(plan.total_seconds - opening_seconds, 1.0)
