@@ -106,7 +106,7 @@ def test_quantised_bundles_record_what_quantisation_costs(tiny: Tiny, tmp_path: 
     assert report.parity is not None
     assert 0 < report.parity.mean_kl < 1
     dense = 4 * (3 * (64 * 64 * 2 + 2 * 64 * 32 + 3 * 64 * 128) + 320 * 64)
-    bits = {"int8": 8 + 32 / 64, "int4": 4 + 32 / 32 + 4 / 32}[precision]
+    bits = {"int8": 8 + 32 / 64, "int4": 4 + 32 / 32}[precision]
     assert report.files["model.onnx.data"] <= dense * bits / 32 + 8_000  # the norms, and 64-byte steps
 
 
