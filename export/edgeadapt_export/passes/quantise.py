@@ -6,7 +6,7 @@ Rule    MatMul(x, W [K, N])                     -> MatMulNBits(x, Q)            
         where E and W are float32 initializers. MatMulNBits wants the data as [N, nb, blob] and GatherBlockQuantized as
         [N, nb blob], so a tied embedding is two initializers over one buffer; `edgeadapt_export.store` writes equal
         bytes once, hence one region of model.onnx.data.
-        int4    blocks of 32; zero point 8, the default. Free zero points (1/64 byte per weight more) lose: bare SmolLM2,
+        int4    blocks of 32; zero point 8, the default. Free zero points (1/64 byte a weight more) lose: bare SmolLM2,
                 679 positions of task prompts, against fp32: argmax agrees on 57 % instead of 60 %, mean KL 0.47
                 instead of 0.44 nats
         int8    blocks of 128 where they divide K, else 64 (576 is no multiple of 128); zero point 128, the default
