@@ -121,7 +121,7 @@ def build(subject: Subject, kind: str, seed: int = 3) -> Bench:
     return Bench(model, registry.build(options, host, seed), ids, torch.tensor([0, 0, 0, 0]))
 
 
-def learn(bench: Bench, steps: int = 6, task: int = 0, lr: float = 5e-3) -> None:
+def learn(bench: Bench, steps: int = 4, task: int = 0, lr: float = 5e-3) -> None:
     """A few steps of AdamW on an arbitrary smooth loss."""
     adapter = bench.adapter
     adapter.begin_task(task)

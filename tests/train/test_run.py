@@ -92,7 +92,7 @@ def test_a_finished_run_is_never_overwritten(place: Path, tmp_path: Path) -> Non
 def test_an_unfinished_run_goes_on_only_with_its_own_configuration(place: Path, tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "config.yaml").write_text(compose(words(place, tmp_path, "lr=0.5")).yaml)
-    with pytest.raises(EdgeAdaptError, match=r"another lr \(0.5 then, 0.02 now\)"):
+    with pytest.raises(EdgeAdaptError, match=r"another lr \(0.5 then, 0.01 now\)"):
         train(words(place, tmp_path))
 
 

@@ -6,6 +6,8 @@ The weights never need a gradient. The language-model head is applied to chosen 
 precision   fp32   everything in float32
             bf16   the backbone's weights and activations in bfloat16; adapters, losses and scores stay in float32
             auto   bf16 where the device multiplies it natively (CUDA, or a CPU with AMX or AVX-512 BF16), else fp32
+Measured on a Xeon with AMX, one thread, SmolLM2-135M, forward and backward of 8 x 72 tokens: 1.05 s in bf16 and 2.8 s
+in fp32 with eager attention; 1.6 s in bf16 with SDPA, whose bf16 backward is slow on CPUs.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
 
 
 def load(folder: Path, backbone_id: str, revision: str, precision: str, device: str = "auto") -> Backbone:
-    """Read a Hugging Face folder. Attention is transformers' eager form: its backward is twice as fast on CPUs."""
+    """Read a Hugging Face folder. On CPUs attention is transformers' eager form (see the figures above)."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 

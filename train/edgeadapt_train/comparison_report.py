@@ -16,7 +16,7 @@ from edgeadapt_train.compare import METHODS, RATE_OF, REPORT, SEEDS, SELECTED, T
 Cells = Mapping[str, Mapping[str, Any]]
 # Student's t, 97.5 %, for n - 1 = 1 .. 4 degrees of freedom.
 _T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-_RESAMPLES = 10_000
+_RESAMPLES = 4_000
 
 
 def write_report(out: Path, cells: Cells, rates: Mapping[str, float], sizes: Sizes) -> None:

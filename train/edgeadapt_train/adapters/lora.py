@@ -71,7 +71,7 @@ class Lora(Adapter):
             layer = getattr(parent, attribute)
             down, up = layer.lora_A["default"], layer.lora_B["default"]
             for part in (down, up):
-                part.weight = nn.Parameter(part.weight.detach().float())
+                part.weight = nn.Parameter(part.weight.detach().float().cpu())  # drawn there: the same on all devices
             nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5), generator=generator)
             nn.init.zeros_(up.weight)
             self.factors[f"{index}/{name}/A"], self.factors[f"{index}/{name}/B"] = down.weight, up.weight

@@ -29,4 +29,5 @@ def build(settings: Mapping[str, Any], host: Host, seed: int) -> Adapter:
         raise EdgeAdaptError(f"adapter.method={method!r} is unknown; there are: {', '.join(sorted(METHODS))}")
     config_type, adapter_type = METHODS[method]
     adapter: Adapter = adapter_type(config_type(**checked(config_type, options, "adapter.")), host, seed)
-    return adapter
+    place = next(host.model.parameters(), None)
+    return adapter if place is None else adapter.to(place.device)
