@@ -257,13 +257,11 @@ def test_an_eviction_resets_the_slots_moments_and_takes_the_mean_usage() -> None
     dictionary = adapter.dictionary
     dictionary.active.fill_(True)
     dictionary.usage.copy_(torch.arange(ELASTIC) + 1.0)
-    adapter.counts[0] = 50
     optimiser = torch.optim.AdamW([dictionary.elastic])
     moments = {name: torch.ones(ELASTIC, WIDTH) for name in ("exp_avg", "exp_avg_sq")}
     optimiser.state[dictionary.elastic] = {"step": torch.tensor(1.0), **moments}
     adapter.growth.observe(torch.ones(1, WIDTH), span_basis(dictionary.trained(0.0)))
-    with torch.no_grad():
-        events = adapter._grow(optimiser, 0)
+    events = adapter._memory.grow(optimiser, 50, 0)
     assert [event["event"] for event in events] == ["evict", "promote"]
     assert events[1]["slot"] == 0
     assert not moments["exp_avg"][0].any()
@@ -276,8 +274,7 @@ def test_protected_atoms_are_never_evicted_unless_it_is_asked_for() -> None:
     adapter.begin_task(0)
     adapter.dictionary.active.fill_(True)
     adapter.dictionary.protected.fill_(True)
-    adapter.counts[0] = 50
-    events = adapter._grow(torch.optim.AdamW([adapter.dictionary.elastic]), 0)
+    events = adapter._memory.grow(torch.optim.AdamW([adapter.dictionary.elastic]), 50, 0)
     assert [event["event"] for event in events] == ["full"]
 
 

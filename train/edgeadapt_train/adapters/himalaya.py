@@ -12,8 +12,8 @@ one with a provable norm. The name and the idea come from a research design; thi
         => ||dW||_2 = |g_l| <= 1 at every site; over depth the factors compose: prod_l (1 + |g_l|) is logged
     `literal`: s = 1, so g = 1 / sqrt(d); square sites; pool = the first token's embedding; nothing protected
 
-Trained: E (active, unprotected rows), W1, W2, the task's row of the task table, row_t, rho_t. Growth, consolidation,
-protection and the split tree: himalaya_{growth,consolidation,protection,tree}.py.
+Trained: E (active, unprotected rows), W1, W2, the task's row of the task table, row_t, rho_t. Growth, eviction,
+consolidation, protection, the split tree: himalaya_{growth,memory,consolidation,protection,tree}.py.
 
 Stored bytes, d = hidden size, L layers, w = router_width(d), n tasks
     atoms 40 * 3 d / 8 | group scales 2 * 40 ceil(d / 64) | atom gains 80 | router w (d + 97) + 80 | its row scales
@@ -47,9 +47,10 @@ from edgeadapt_train.adapters.himalaya_config import (
     HimalayaConfig,
     router_width,
 )
-from edgeadapt_train.adapters.himalaya_consolidation import DirectionFisher, hand_over, project_on_core
+from edgeadapt_train.adapters.himalaya_consolidation import DirectionFisher
 from edgeadapt_train.adapters.himalaya_dictionary import Dictionary
 from edgeadapt_train.adapters.himalaya_growth import Growth, span_basis
+from edgeadapt_train.adapters.himalaya_memory import Memory
 from edgeadapt_train.adapters.himalaya_protection import RouterAnchor, TaskRows
 from edgeadapt_train.adapters.himalaya_router import Router, concrete_gates, count_excess, hard_gates, unit_direction
 from edgeadapt_train.adapters.himalaya_sites import RankOneSites
@@ -89,6 +90,7 @@ class Himalaya(Adapter):
         self._k: Tensor | None = None
         self._asked: tuple[Tensor, Tensor] | None = None
         self.tree.rebuild(self.dictionary.elastic)
+        self._memory = Memory(config, self.dictionary, self.router, self.task_rows, self.growth, self.fisher, self.tree)
 
     # -- forward ------------------------------------------------------------------------------------------------
 
@@ -246,51 +248,9 @@ class Himalaya(Adapter):
         if self.config.growth and self._raw.grad is not None:
             self.growth.observe(self._raw.grad, span_basis(self.dictionary.trained(self._beta)))
             if self.growth.due(int(self.counts[0])):
-                events += self._grow(optimiser, current)
+                events += self._memory.grow(optimiser, int(self.counts[0]), current)
         self._raw = self._k = None
         return events
-
-    def _grow(self, optimiser: torch.optim.Optimizer, current: int) -> list[Event]:
-        """Fill a free slot, or evict the least-used atom that is older than a cooldown and may go."""
-        step, dictionary = int(self.counts[0]), self.dictionary
-        events: list[Event] = []
-        vacant = torch.nonzero(~dictionary.active).flatten().tolist()
-        if vacant:
-            slot = vacant[0]
-        else:
-            old = step - dictionary.born >= self.config.cooldown
-            allowed = old if self.config.evict_protected else old & ~dictionary.protected
-            if not bool(allowed.any()):
-                return [{"event": "full", "step": step, "why": "every slot is young or held by a past task"}]
-            slot = int(torch.where(allowed, dictionary.usage, torch.inf).argmin())
-            events.append(self._consolidate(slot, step))
-        similarity = float(self.growth.similarities.mean())
-        dictionary.place(slot, self.growth.candidate(), step)
-        self._open_prior(slot, current)
-        state = optimiser.state.get(dictionary.elastic, {})
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in state:
-                state[name][slot] = 0
-        self.growth.promoted(step)
-        self.tree.rebuild(dictionary.elastic)
-        return [*events, {"event": "promote", "step": step, "slot": slot, "similarity": similarity}]
-
-    def _open_prior(self, slot: int, current: int) -> None:
-        """A new atom starts with its gate on the edge, and a small positive coefficient (it points downhill)."""
-        shared = self.config.protection == "none"
-        table = self.router.w2[:, -1] if shared else self.task_rows.rows[current]
-        table[CORE + slot] = 0.0
-        table[ATOMS + CORE + slot] = 0.1
-
-    def _consolidate(self, slot: int, step: int) -> Event:
-        e = self.dictionary.elastic[slot]
-        c, captured = project_on_core(self.fisher.diagonal, self.dictionary.core_stored, e)
-        hand_over(c, slot, [self.router.w2, self.task_rows.rows.T])
-        if self.config.protection != "none":  # the past tasks' gates must not meet the atom that comes
-            past = self.task_rows.opened[:, CORE + slot]
-            self.task_rows.rows[past, CORE + slot] = -2 * self.config.prior_logit
-            self.task_rows.opened[:, CORE + slot] = False
-        return {"event": "evict", "step": step, "slot": slot, "captured_energy": captured}
 
     def end_task(self, index: int, gradients: GradientBatches) -> list[Event]:
         """Fisher from `fisher_batches` mini-batches, then protect what the task relies on."""
