@@ -71,7 +71,7 @@ def encode_target(target: str, encode: Encode) -> list[int]:
 
 
 def choice_scores(token_log_probs: Sequence[np.ndarray]) -> np.ndarray:
-    """Length-normalised log-likelihood of each choice. Each item: (tokens of the choice,) float -> (choices,) float64."""
+    """Length-normalised log-likelihood of each choice: per choice (tokens,) float -> (choices,) float64."""
     return np.array([float(np.mean(np.asarray(item, dtype=np.float64))) for item in token_log_probs])
 
 

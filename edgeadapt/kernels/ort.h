@@ -5,7 +5,7 @@
 //
 //     struct Kernel {
 //       static constexpr const char* kName = "RankOneUpdate";
-//       static constexpr Input kInputs[] = {{"y", kFloat}, {"b", kFloat, kOptional}};
+//       static constexpr Input kInputs[] = {{"x", kFloat}, {"b", kFloat, kOptional}};
 //       static constexpr int kInPlace = 0;             // the input whose buffer the output may reuse, or -1
 //       OrtStatus* Compute(Context& context) const;    // one float output, shaped like input 0
 //     };

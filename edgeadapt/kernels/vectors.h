@@ -36,8 +36,8 @@ struct Vectors {
   const char* name;
 
   float (*dot)(const float* a, const float* b, size_t n);                         // sum_i a_i b_i
-  float (*dot_sum)(const float* a, const float* b, const float* r, size_t n);     // sum_i (a_i + b_i) r_i
   float (*dot_int8)(const int8_t* w, const float* x, size_t n);                   // sum_i w_i x_i
+  void (*scale)(float c, const float* x, float* z, size_t n);                     // z = c x
   void (*axpy)(const float* y, float c, const float* x, float* z, size_t n);      // z = y + c x
   void (*axpy_half)(const float* y, float c, const Half* x, float* z, size_t n);  // z = y + c x
   // h = x A: x (n), A (n, r) row-major, h (r)

@@ -88,16 +88,14 @@ struct Plain {
   __attribute__((always_inline)) float at(size_t i) const { return One(a + i); }
 };
 
-struct SumOfTwo {
-  const float* a;
-  const float* b;
-  __attribute__((always_inline)) V vector(size_t i) const { return Load(a + i) + Load(b + i); }
-  __attribute__((always_inline)) float at(size_t i) const { return a[i] + b[i]; }
-};
-
 float Dot(const float* a, const float* b, size_t n) { return DotOf(Plain<float>{a}, b, n); }
-float DotSum(const float* a, const float* b, const float* r, size_t n) { return DotOf(SumOfTwo{a, b}, r, n); }
 float DotInt8(const int8_t* w, const float* x, size_t n) { return DotOf(Plain<int8_t>{w}, x, n); }
+
+void Scale(float c, const float* x, float* z, size_t n) {
+  size_t i = 0;
+  for (; i + W <= n; i += W) Store(z + i, c * Load(x + i));
+  for (; i < n; ++i) z[i] = c * x[i];
+}
 
 void Axpy(const float* y, float c, const float* x, float* z, size_t n) {
   size_t i = 0;
@@ -135,6 +133,6 @@ void VectorMatrixHalf(const float* x, const Half* A, float* h, size_t n, size_t 
 
 }  // namespace
 
-const Vectors EDGEADAPT_VECTORS = {EDGEADAPT_ISA, Dot, DotSum, DotInt8, Axpy, AxpyHalf, VectorMatrix, VectorMatrixHalf};
+const Vectors EDGEADAPT_VECTORS = {EDGEADAPT_ISA, Dot, DotInt8, Scale, Axpy, AxpyHalf, VectorMatrix, VectorMatrixHalf};
 
 }  // namespace edgeadapt

@@ -72,7 +72,7 @@ def test_rows_of_a_batch_are_independent(op: Op, view: str) -> None:
     skip_without(view)
     case = next(iter(op.cases(np.random.default_rng(5))))
     batched = {
-        name: np.concatenate((value, value)) if name in ("y", "x", "r", "g", "b", "pool", "task", "index") else value
+        name: np.concatenate((value, value)) if name in ("y", "x", "r", "u", "pool", "task", "index") else value
         for name, value in case.inputs.items()
     }
     once = VIEWS[view](op, case)

@@ -2,7 +2,7 @@
 
 Rule    For every op of the domain `edgeadapt` that the graph uses, its body (edgeadapt.ops) becomes a model-local
         function, in the one form that the graph uses: a function cannot branch on an input that is not there. The form
-        is read off the nodes' inputs: RankOneUpdate with 5 has the addend, LowRankUpdate with 5 the index.
+        is read off the nodes' inputs: LowRankUpdate with 5 has the index.
 Needs   All nodes of one op have the same number of inputs; every op of the domain is registered.
 Leaves  One function per op used, none for the others, and the domain among the opset imports.
 """
@@ -16,7 +16,7 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import DOMAIN, OPS, VERSION
 
 # The flag of `Op.body` that one more input than the plain form switches on.
-_OPTIONAL_INPUT = {"RankOneUpdate": ("addend", 5), "LowRankUpdate": ("indexed", 5)}
+_OPTIONAL_INPUT = {"LowRankUpdate": ("indexed", 5)}
 
 
 class AddFunctionBodies(ir.passes.InPlacePass):

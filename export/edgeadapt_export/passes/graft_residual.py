@@ -1,12 +1,13 @@
 """HIMALAYA's residual sites: h_l <- h_l + g_l r (r^T h_l) at the output h_l of each adapted block.
 
 Rule    A block ends in SkipSimplifiedLayerNormalization(b, a), which hides h = a + b (a the last branch's output, b the
-        residual stream). One branch is changed so that the fusion stays:
-            a' = RankOneUpdate(a, a, r, g_l, b) = a + g_l r (r^T (a + b))          a' + b = h + g_l r (r^T h)
+        residual stream). The sum is made before it, and it adds the update instead, so that the fusion stays:
+            h = Add(b, a)      z = RankOneUpdate(h, r, g_l r) = g_l r (r^T h)      SkipSimplifiedLayerNormalization(h, z)
         The last block's is the final normalisation, whose sum nothing else reads; it is treated like the others.
-Adds    inputs himalaya.r [B, d] and himalaya.gains [B, L] float32, cut into L columns [B, 1] by one Split.
+Adds    inputs himalaya.r [B, d] and himalaya.gains [B, L] float32 (passes/direction_inputs.py).
 Needs   Every adapted block ends that way; the graph has no RankOneUpdate yet.
-Leaves  Exactly one RankOneUpdate before each adapted block's end. r = 0 or gains = 0 change nothing, to the bit.
+Leaves  Exactly one Add and one RankOneUpdate before each adapted block's end. r = 0 or gains = 0 change nothing, to
+        the bit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ OP = "RankOneUpdate"
 
 
 class GraftResidual(ir.passes.InPlacePass):
-    """See the module's docstring. `layers[i]` uses column i of the gains."""
+    """See the module's docstring. `layers[i]` takes the i-th update."""
 
     def __init__(self, geometry: Geometry, layers: tuple[int, ...]) -> None:
         self.geometry = geometry
@@ -35,17 +36,19 @@ class GraftResidual(ir.passes.InPlacePass):
             block_output(model, layer)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        r, gains = add_direction_inputs(model, self.geometry.hidden_size, len(self.layers))
-        for layer, gain in zip(self.layers, gains, strict=True):
+        r, updates = add_direction_inputs(model, self.geometry.hidden_size, len(self.layers))
+        for layer, u in zip(self.layers, updates, strict=True):
             end = block_output(model, layer)
             b, a = end.inputs[0], end.inputs[1]
             assert a is not None
             assert b is not None
-            update = ir.node(OP, [a, a, r, gain, b], domain=DOMAIN, name=f"/himalaya/layers.{layer}/{OP}")
-            update.outputs[0].name = f"/himalaya/layers.{layer}/output_0"
-            update.outputs[0].type, update.outputs[0].shape = a.type, a.shape
-            model.graph.insert_before(end, update)
-            end.replace_input_with(1, update.outputs[0])
+            add = ir.node("Add", [b, a], name=f"/himalaya/layers.{layer}/Add")
+            update = ir.node(OP, [add.outputs[0], r, u], domain=DOMAIN, name=f"/himalaya/layers.{layer}/{OP}")
+            for place, (node, name) in enumerate(((add, "h"), (update, "z"))):
+                value = node.outputs[0]
+                value.name, value.type, value.shape = f"/himalaya/layers.{layer}/{name}", a.type, a.shape
+                model.graph.insert_before(end, node)
+                end.replace_input_with(place, value)
         return ir.passes.PassResult(model, True)
 
     def ensures(self, model: ir.Model) -> None:

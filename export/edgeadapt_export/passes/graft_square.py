@@ -1,12 +1,12 @@
 """HIMALAYA's square sites: y <- W x + g_l r (r^T x) at projections whose input and output have the model's width.
 
-Rule    o_proj    y' = RankOneUpdate(y, x, r, g_l)
+Rule    o_proj    y' = Add(y, RankOneUpdate(x, r, g_l r))
         q_proj    the same on its own MatMul; where q, k and v are one packed MatMul, its output is cut into the three,
                   q is updated, and GroupQueryAttention gets them as three inputs (it takes either form).
         One gain per layer serves all of that layer's sites.
-Adds    inputs himalaya.r [B, d] and himalaya.gains [B, L] float32, cut into L columns [B, 1] by one Split.
+Adds    inputs himalaya.r [B, d] and himalaya.gains [B, L] float32 (passes/direction_inputs.py).
 Needs   Each target maps d to d (else EdgeAdaptError); the graph has no RankOneUpdate yet.
-Leaves  One RankOneUpdate per layer and module. r = 0 or gains = 0 change nothing, to the bit.
+Leaves  One RankOneUpdate and one Add per layer and module. r = 0 or gains = 0 change nothing, to the bit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OP = "RankOneUpdate"
 
 
 class GraftSquare(ir.passes.InPlacePass):
-    """See the module's docstring. `layers[i]` uses column i of the gains."""
+    """See the module's docstring. `layers[i]` takes the i-th update."""
 
     def __init__(self, geometry: Geometry, layers: tuple[int, ...], modules: tuple[str, ...]) -> None:
         self.geometry = geometry
@@ -39,19 +39,21 @@ class GraftSquare(ir.passes.InPlacePass):
             raise ir.passes.PreconditionError("the graph carries rank-one updates already")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        r, gains = add_direction_inputs(model, self.geometry.hidden_size, len(self.layers))
-        for layer, gain in zip(self.layers, gains, strict=True):
+        r, updates = add_direction_inputs(model, self.geometry.hidden_size, len(self.layers))
+        for layer, u in zip(self.layers, updates, strict=True):
             for module in self.modules:
                 target = module_slice(model, self.geometry, layer, module)
                 y = target.linear.y if target.linear.name == module else self._unpack(model, target)
-                update = ir.node(OP, [y, target.linear.x, r, gain], domain=DOMAIN, name=_name(layer, module))
-                update.outputs[0].name = f"/himalaya/layers.{layer}/{module}/output_0"
-                update.outputs[0].type, update.outputs[0].shape = y.type, y.shape
+                update = ir.node(OP, [target.linear.x, r, u], domain=DOMAIN, name=_name(layer, module))
+                add = ir.node("Add", [y, update.outputs[0]], name=f"/himalaya/layers.{layer}/{module}/Add")
+                for node, name in ((update, "z"), (add, "output_0")):
+                    value = node.outputs[0]
+                    value.name, value.type, value.shape = f"/himalaya/layers.{layer}/{module}/{name}", y.type, y.shape
                 producer = y.producer()
                 assert producer is not None
-                y.replace_all_uses_with(update.outputs[0])
-                update.replace_input_with(0, y)
-                model.graph.insert_after(producer, update)
+                y.replace_all_uses_with(add.outputs[0])
+                add.replace_input_with(0, y)
+                model.graph.insert_after(producer, [update, add])
         return ir.passes.PassResult(model, True)
 
     def ensures(self, model: ir.Model) -> None:
