@@ -1,7 +1,7 @@
 """The whole road on a real small model, into demo/: learn two tasks, export, ask, measure, and say what came out.
 
-Every step is a command that a user could type; it is printed before it runs. Starting again goes on where the last start
-was cut short: finished runs are kept, and `make clean` forgets them.
+Every step is a command that a user could type; it is printed before it runs. Starting again goes on where the last
+start was cut short: finished runs are kept, and `make clean` forgets them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ DEMO = Path("demo")
 RUNS, BUNDLE, MEASURED, TABLE = DEMO / "runs", DEMO / "bundle", DEMO / "bench.json", DEMO / "table.md"
 METHODS = {"demo": "HIMALAYA", "demo-lora8": "LoRA-8 (q, v)"}
 QUESTIONS = (
-    ("bbc_topics", "Shares in the airline fell by a tenth after it warned that the price of oil would eat its profits."),
+    (
+        "bbc_topics",
+        "Shares in the airline fell by a tenth after it warned that the price of oil would eat its profits.",
+    ),
     ("bbc_topics", "The striker scored twice in the last ten minutes and took his side to the final."),
     ("tweet_sentiment", "@united two hours on the runway and nobody tells us anything. Never again."),
     ("tweet_sentiment", "@JetBlue thank you so much, the crew on my flight was wonderful!"),
@@ -67,10 +70,8 @@ def table() -> str:
         "demo-lora8": f"unmerged {overheads['lora8-unmerged']}; merged {overheads['lora8-merged']}",
     }
     first, second = read(RUNS / "demo" / "scores.json")["tasks"]
-    lines = [
-        f"| method | {first}: before | after task 1 | after task 2 | {second}: before | after task 2 | bytes | decode, int4 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ("before", "after task 1", "after task 2", f"{second}: before", "after task 2", "bytes", "decode, int4")
+    lines = [f"| method | {first}: {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for run, name in METHODS.items():
         scores = read(RUNS / run / "scores.json")
         before, after = scores["baseline"], scores["matrix"]
@@ -79,8 +80,8 @@ def table() -> str:
         lines.append(f"| {name} | {' | '.join(f'{cell:.3f}' for cell in cells)} | {size:,} | {cost[run]} |")
     counts = read(RUNS / "demo" / "scores.json")["counts"]
     lines.append(
-        f"\nAccuracy on {counts[0]} and {counts[1]} examples, one seed. {first} after task 2 is what was retained. Decode: "
-        "time per token over the bare backbone's, paired, with 95 % interval, on this machine."
+        f"\nAccuracy on {counts[0]} and {counts[1]} examples, one seed. {first} after task 2 is what was retained. "
+        "Decode: time per token over the bare backbone's, paired, with 95 % interval, on this machine."
     )
     return "\n".join(lines)
 
