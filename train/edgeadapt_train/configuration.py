@@ -99,7 +99,8 @@ def _settings(values: dict[str, Any], yaml: str) -> RunSettings:
         return settings
     short = {key: min(int(stream[key]), TRIAL_EXAMPLES) for key in ("validation", "evaluation") if key in stream}
     trial = replace(loop, epochs=1, steps=min(loop.steps or TRIAL_STEPS, TRIAL_STEPS))
-    return replace(settings, loop=trial, stream={**stream, **short})
+    fewer = {"fisher_batches": TRIAL_STEPS} if "fisher_batches" in adapter else {}
+    return replace(settings, loop=trial, stream={**stream, **short}, adapter={**adapter, **fewer})
 
 
 def _one_line(error: Exception) -> str:
