@@ -124,7 +124,7 @@ def test_the_report_says_what_the_cells_hold(tmp_path: Path) -> None:
     write_report(tmp_path, cells, best_rates(cells), SIZES)
     assert json.loads((tmp_path / "comparison.json").read_text()) == value
     text = (tmp_path / "comparison.md").read_text()
-    assert "| himalaya | 0.02 | 0.800 ± 0.000 | 0.800 ± 0.000 | 0.75 (" in text
+    assert "| himalaya | 0.01 | 0.800 ± 0.000 | 0.800 ± 0.000 | 0.75 (" in text
     assert "python -m edgeadapt_train.compare" in text
 
 

@@ -31,7 +31,7 @@ from edgeadapt.records import parse_json
 METHODS = ("himalaya", "himalaya-ewc", "himalaya-unprotected", "himalaya-literal", "lora8")
 # The other protections are the same method at the same rate: they are only there for what they forget.
 SELECTED = ("himalaya", "himalaya-literal", "lora8")
-RATES = {"himalaya": (1e-2, 2e-2, 4e-2), "himalaya-literal": (1e-2, 2e-2, 4e-2), "lora8": (5e-4, 1e-3, 2e-3)}
+RATES = {"himalaya": (5e-3, 1e-2, 2e-2), "himalaya-literal": (5e-3, 1e-2, 2e-2), "lora8": (1e-3, 2e-3, 4e-3)}
 RATE_OF = {"himalaya-unprotected": "himalaya", "himalaya-ewc": "himalaya"}
 TASKS = ("bbc_topics", "tweet_sentiment")
 SEEDS = (0, 1, 2)
@@ -42,7 +42,7 @@ CELLS, REPORT = "cells.jsonl", "comparison"
 class Sizes:
     """What every cell shares."""
 
-    steps: int = 40
+    steps: int = 60
     batch_size: int = 8
     validation: int = 120
     evaluation: int = 420

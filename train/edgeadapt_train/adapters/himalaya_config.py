@@ -32,7 +32,7 @@ class HimalayaConfig:
     initial_active: int = 8
     atoms_per_task: int = 3
     prior_logit: float = 7.0
-    router_scale: float = 0.5
+    router_scale: float = 0.1
     temperature_start: float = 1.0
     temperature_end: float = 0.1
     count_penalty: float = 0.01
@@ -46,7 +46,7 @@ class HimalayaConfig:
     ewc_strength: float = 100.0
     ewc_decay: float = 0.95
     fan_out: Literal[4, 8, 16] = 8
-    gain_lr_scale: float = 0.5
+    gain_lr_scale: float = 1.0
     atom_lr_scale: float = 1.0
     router_lr_scale: float = 0.25
     row_lr_scale: float = 0.5
