@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from edgeadapt.bundle import Bundle
+from edgeadapt.bundle import Bundle, version_of
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.runtime import adapters, session
 from edgeadapt.runtime.adapters import Adapter
@@ -56,6 +56,12 @@ class Engine:
             ops: "auto" uses our kernels if they are installed; "off" the function bodies.
         """
         bundle = Bundle.open(path)
+        needed = bundle.manifest.minimum_onnxruntime
+        if version_of(needed) > version_of(ort.__version__.split("+")[0]):
+            raise EdgeAdaptError(
+                f"{path}: needs onnxruntime {needed} or newer, this is {ort.__version__}; "
+                f"pip install 'onnxruntime>={needed}'"
+            )
         base = session.create(bundle.graph(graph), threads=threads, ops=ops)
         return cls(bundle, base, threads=threads, ops=ops)
 

@@ -211,3 +211,9 @@ def test_zero_of_leaves_open_sizes_one(exported: Exported) -> None:
     value = zero_of(item).numpy()
     assert value.shape == (1, 64)
     assert not value.any()
+
+
+def test_a_runtime_older_than_the_bundle_asks_for_is_named(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "__version__", "1.20.0")
+    with pytest.raises(EdgeAdaptError, match=r"needs onnxruntime 1\.\d+.* or newer, this is 1\.20\.0"):
+        Engine.open(exported("himalaya", "int4"), ops="off")
