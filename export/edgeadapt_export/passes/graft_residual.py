@@ -2,7 +2,7 @@
 
 Rule    A block ends in SkipSimplifiedLayerNormalization(b, a), which hides h = a + b (a the last branch's output, b the
         residual stream). The sum is made before it, and it adds the update instead, so that the fusion stays:
-            h = Add(b, a)      z = RankOneUpdate(h, r, g_l r) = g_l r (r^T h)      SkipSimplifiedLayerNormalization(h, z)
+            h = Add(b, a)      z = RankOneUpdate(h, r, g_l r) = g_l r (r^T h)     SkipSimplifiedLayerNormalization(h, z)
         The last block's is the final normalisation, whose sum nothing else reads; it is treated like the others.
 Adds    inputs himalaya.r [B, d] and himalaya.gains [B, L] float32 (passes/direction_inputs.py).
 Needs   Every adapted block ends that way; the graph has no RankOneUpdate yet.
