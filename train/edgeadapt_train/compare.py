@@ -83,7 +83,7 @@ def final_cells(rates: Mapping[str, float]) -> list[Cell]:
         cells += [Cell("sequence", m, TASKS, rates[RATE_OF.get(m, m)], seed) for m in METHODS]
         if seed != SEEDS[0]:
             cells += [Cell("select", m, TASKS[1:], rates[m], seed) for m in SELECTED]
-    return sorted(cells, key=lambda cell: cell.method == "himalaya-ewc")
+    return sorted(cells, key=lambda cell: cell.method in RATE_OF)  # what only compares protections comes last
 
 
 class Worker:
