@@ -22,7 +22,7 @@ Stored bytes, d = hidden size, L layers, w = router_width(d), n tasks
 What the design leaves open, decided here
 - A task's gates start with a strong prior (prior_logit, +-7): open on up to three active elastic atoms that no past
   task relies on, shut elsewhere. With a weaker one the gates' noise changes the direction at every step (40 steps,
-  one seed, the demo's tasks, mean accuracy on 420 texts set aside for this: 0.819 at +-3, 0.848 at +-7; untrained 0.638).
+  one seed, the demo's tasks, mean accuracy on 420 texts set aside for it: 0.819 at +-3, 0.848 at +-7; untrained 0.638).
   The price: in short runs the router shades the coefficients, and its gates hardly move.
 - Hence an atom promoted within a task waits for a later task, which finds it among its free slots.
 - The coefficients start equal, the router's output layer small: at the start r is the same for all sequences.
