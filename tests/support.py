@@ -127,6 +127,7 @@ def make_run(
     backbone: Path,
     *,
     site: str = "residual",
+    pool: str = "mean",
     modules: tuple[str, ...] = ("q_proj", "v_proj"),
     tasks: tuple[TaskSpec, ...] = TASKS,
     gain: float = 0.3,
@@ -134,8 +135,8 @@ def make_run(
 ) -> RunDir:
     """A finished run of `method` ("himalaya" or "lora") on a backbone folder, with random nonzero values.
 
-    `site` is HIMALAYA's ("residual", or "square" on q_proj and o_proj), `modules` LoRA's; `gain` scales what the
-    adapter does in either (0: nothing).
+    `site` ("residual", or "square" on q_proj and o_proj) and `pool` are HIMALAYA's, `modules` LoRA's; `gain` scales
+    what the adapter does in either (0: nothing).
     """
     from edgeadapt.backbones import resolve
     from edgeadapt.records import read_json
@@ -149,6 +150,7 @@ def make_run(
         tensors = himalaya_tensors(hidden, layers, len(tasks), gain=gain, seed=seed)
         square = {"kind": "square", "modules": ["q_proj", "o_proj"], "layers": list(range(layers))}
         sites = square if site == "square" else {"kind": "residual", "layers": list(range(layers))}
+        sites["pool"] = pool
         terms = {name: int(array.nbytes) for name, array in tensors.items() if name not in ("rows", "row_scales")}
         terms["gains"] = 2 * layers
         terms[PROTECTION] = 82 * len(tasks) + 2 * layers * (len(tasks) - 1)

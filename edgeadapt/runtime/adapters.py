@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -38,6 +38,17 @@ class Adapter(Protocol):
         ...
 
 
+def pooled_part(sites: Mapping[str, Any], ids: Sequence[int]) -> Sequence[int]:
+    """The prompt tokens whose embeddings are pooled: all of them, or the first alone (`pool: first`, HIMALAYA literal).
+
+    Raises EdgeAdaptError for a pool that this version does not know.
+    """
+    pool = sites.get("pool", "mean")
+    if pool not in ("mean", "first"):
+        raise EdgeAdaptError(f"the adapter pools {pool!r}; known are mean and first: a newer edgeadapt may know it")
+    return ids if pool == "mean" else ids[:1]
+
+
 class DirectionAdapter:
     """A direction per prompt, from the adapter's own graph: pool [1, d] float32, task [1] int64 -> adapter inputs."""
 
@@ -46,6 +57,7 @@ class DirectionAdapter:
         self.tasks = entry.tasks
         self._session = session
         self._pool = pool
+        self._sites = entry.sites
         self._names = [item.name for item in session.get_outputs()]
 
     def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
@@ -54,7 +66,7 @@ class DirectionAdapter:
                 known = ", ".join(item.name for item in self.tasks)
                 raise EdgeAdaptError(f"adapter {self.name} acts by task; choose one with --task: {known}")
             task = 0
-        return self.direction(self._pool(ids), task)
+        return self.direction(self._pool(pooled_part(self._sites, ids)), task)
 
     def direction(self, pool: np.ndarray, task: int) -> Feeds:
         """The adapter inputs for a pooled embedding [1, d] float32."""

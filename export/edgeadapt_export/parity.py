@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from edgeadapt.errors import CheckFailed
 from edgeadapt.progress import Progress, silent
 from edgeadapt.runtime import session
-from edgeadapt.runtime.adapters import pack
+from edgeadapt.runtime.adapters import pack, pooled_part
 from edgeadapt.tasks import TaskSpec, encode_prompt, encode_target
 from edgeadapt.text import TextCodec
 from edgeadapt_export.methods import Deployed, Deployer, StoredAdapter
@@ -113,7 +113,8 @@ def measure(
     for done, item in enumerate(items):
         progress("comparing with PyTorch", done, len(items))
         ids = np.array([item.ids], np.int64)
-        with method.attach(reference.model, adapter, reference.pool(ids[:, : item.prompt]), item.task):
+        pool = reference.pool(np.array([pooled_part(adapter.manifest.sites, item.ids[: item.prompt])], np.int64))
+        with method.attach(reference.model, adapter, pool, item.task):
             p = reference.logits(ids)
         q = onnx.logits(ids, item)
         worst = max(worst, float(np.abs(p - q).max()))
@@ -168,6 +169,7 @@ class _Onnx:
             if item.name.startswith("past_key_values.")
         }
         self._embed = self._direction = None
+        self._sites = adapter.manifest.sites
         self._factors: dict[str, Array] = {}
         if deployed.kind == "direction" and file is not None:
             self._embed, self._direction = _session(bundle / graphs["embed"]), _session(file)
@@ -178,7 +180,7 @@ class _Onnx:
         """[T, V]."""
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), **self._past, **self._factors}
         if self._embed is not None and self._direction is not None:
-            prompt = ids[:, : item.prompt]
+            prompt = np.array([pooled_part(self._sites, item.ids[: item.prompt])], np.int64)
             pool = self._embed.run(None, {"input_ids": prompt, "attention_mask": np.ones_like(prompt)})[0]
             names = [output.name for output in self._direction.get_outputs()]
             task = np.array([item.task], np.int64)

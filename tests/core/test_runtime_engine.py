@@ -217,3 +217,11 @@ def test_a_runtime_older_than_the_bundle_asks_for_is_named(exported: Exported, m
     monkeypatch.setattr(ort, "__version__", "1.20.0")
     with pytest.raises(EdgeAdaptError, match=r"needs onnxruntime 1\.\d+.* or newer, this is 1\.20\.0"):
         Engine.open(exported("himalaya", "int4"), ops="off")
+
+
+def test_a_prompt_is_pooled_as_its_adapter_was_trained() -> None:
+    ids = [5, 6, 7]
+    assert adapters.pooled_part({}, ids) == adapters.pooled_part({"pool": "mean"}, ids) == ids
+    assert adapters.pooled_part({"pool": "first"}, ids) == [5]
+    with pytest.raises(EdgeAdaptError, match="pools 'last'; known are mean and first"):
+        adapters.pooled_part({"pool": "last"}, ids)

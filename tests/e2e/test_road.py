@@ -75,7 +75,7 @@ def test_standard_input_is_answered_line_by_line(place: Path) -> None:
 
 
 def test_a_chat_prompt_streams_text(place: Path) -> None:
-    done = edgeadapt("run", "bundle", "The capital of France is", "--max-new-tokens", "24", cwd=place)
+    done = edgeadapt("run", "bundle", "What is the capital of France?", "--max-new-tokens", "24", cwd=place)
     assert "Paris" in done.stdout
 
 

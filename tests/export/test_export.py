@@ -44,7 +44,7 @@ def run_of(tiny: Tiny, folder: Path, method: str = "himalaya", **options: Any) -
 
 @pytest.mark.parametrize(("method", "options", "merge"), [
     ("himalaya", {}, False),
-    ("himalaya", {"site": "square"}, False),
+    ("himalaya", {"site": "square", "pool": "first"}, False),
     ("lora", {}, False),
     ("lora", {"modules": ("q_proj", "k_proj", "o_proj", "down_proj")}, False),
     ("lora", {"modules": ("k_proj", "gate_proj")}, True),
