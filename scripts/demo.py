@@ -66,7 +66,7 @@ def table() -> str:
     """The closing table, in Markdown."""
     overheads = decode_ratios()
     cost = {
-        "demo": overheads["himalaya"],
+        "demo": overheads["demo"],
         "demo-lora8": f"unmerged {overheads['lora8-unmerged']}; merged {overheads['lora8-merged']}",
     }
     first, second = read(RUNS / "demo" / "scores.json")["tasks"]
