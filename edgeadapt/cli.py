@@ -58,12 +58,13 @@ def _edgeadapt(
         raise typer.Exit()
 
 
-@app.command(context_settings={"ignore_unknown_options": False})
+@app.command()
 def train(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Hydra overrides: run=NAME results_dir=DIR mode=trial|full adapter=NAME key=value ..."),
     ] = None,
+    cfg: Annotated[bool, typer.Option("--cfg", help="Print the resolved configuration and stop.")] = False,
 ) -> None:
     """Train an adapter on a stream of tasks.
 
@@ -73,10 +74,10 @@ def train(
     Examples:
       edgeadapt train run=demo results_dir=runs mode=trial     a minute: does everything work here?
       edgeadapt train run=demo results_dir=runs mode=full      HIMALAYA on two tasks, one after the other
-      edgeadapt train run=demo adapter=lora8 run_id=lora8      the same stream with LoRA of rank 8
+      edgeadapt train run=demo run_id=lora8 adapter=lora8      the same stream with LoRA of rank 8
       edgeadapt train --cfg run=demo                           print the resolved configuration and stop
     """
-    _stage("edgeadapt_train.run", "train").train(overrides or [])
+    _stage("edgeadapt_train.run", "train").train([*(overrides or []), *(["--cfg"] if cfg else [])])
 
 
 @app.command()
