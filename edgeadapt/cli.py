@@ -31,6 +31,7 @@ ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads th
 
 
 CORES = os.cpu_count() or 1
+INTERRUPTED = 130
 
 
 class Device(StrEnum):
@@ -238,11 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         words.remove("--debug")
     try:
         code = typer.main.get_command(app).main(words, prog_name="edgeadapt", standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of an interrupt
+            _fail("interrupted", INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
-    except typer.Exit as finished:
-        sys.exit(finished.exit_code)
-    except typer.Abort:
-        _fail("interrupted", 130)
     except typer.exceptions.TyperException as error:
         if debug:
             raise
@@ -251,8 +250,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
