@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 # Called with what is being done, bytes or steps done, and their total if known.
 Progress = Callable[[str, int, "int | None"], None]
@@ -16,31 +17,45 @@ def silent(what: str, done: int, total: int | None) -> None:
 
 
 @contextlib.contextmanager
-def transfer(progress: Progress | None) -> Iterator[Progress]:
-    """The caller's own progress, or bytes shown on standard error (which leaves standard output to answers)."""
+def shown(progress: Progress | None, columns: Callable[[], Sequence[Any]], lines: Progress) -> Iterator[Progress]:
+    """The caller's own progress, or one on standard error, which leaves standard output to answers: a bar of rich's
+    `columns` for each piece of work on a terminal, `lines` otherwise."""
     if progress is not None:
         yield progress
     elif sys.stderr.isatty():
-        with _bar() as shown:
-            yield shown
+        with _bars(columns()) as bars:
+            yield bars
     else:
-        yield _Lines()
+        yield lines
+
+
+def transfer(progress: Progress | None) -> contextlib.AbstractContextManager[Progress]:
+    """Bytes that are on their way."""
+    return shown(progress, _transfer_columns, _Lines())
+
+
+def _transfer_columns() -> Sequence[Any]:
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+
+    description = TextColumn("{task.description}")
+    return (description, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[Progress]:
+def _bars(columns: Sequence[Any]) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bars(*columns, TimeElapsedColumn(), console=Console(file=sys.stderr)) as bars:
-        lines: dict[str, int] = {}
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        begun: dict[str, int] = {}
 
         def show(what: str, done: int, total: int | None) -> None:
-            if what not in lines:
-                lines[what] = int(bars.add_task(what, total=total))
-            bars.update(bars.task_ids[lines[what]], completed=done, total=total)
+            if what not in begun:
+                for earlier in begun.values():
+                    if bars.tasks[earlier].total is None:  # it never said how long it is; now it is done
+                        bars.update(bars.task_ids[earlier], total=1, completed=1)
+                begun[what] = int(bars.add_task(what, total=total))
+            bars.update(bars.task_ids[begun[what]], completed=done, total=total)
 
         yield show
 
