@@ -45,8 +45,7 @@ struct Vectors {
   void (*vector_matrix_half)(const float* x, const Half* A, float* h, size_t n, size_t r);
 };
 
-// The best set for this processor; or the one that the environment variable EDGEADAPT_OPS_ISA names (scalar, baseline,
-// avx2, avx512: for tests and measurements); null if that name is unknown or the processor lacks it.
+// The best variant that may run here (cpu.h); null if EDGEADAPT_OPS_ISA is unknown or the processor lacks it.
 const Vectors* SelectVectors();
 
 extern const Vectors kVectorsScalar;
