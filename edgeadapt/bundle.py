@@ -24,7 +24,7 @@ from edgeadapt.manifest import AdapterBytes, check_format, check_hash, check_nam
 from edgeadapt.records import decode, encode, read_json
 from edgeadapt.tasks import TaskSpec
 
-FORMAT = 1
+FORMAT = 2  # 2: decoder graphs have the input logits_from
 MANIFEST = bundle_checks.MANIFEST
 Precision = Literal["fp32", "int8", "int4"]
 Device = Literal["rpi4", "generic"]

@@ -92,7 +92,7 @@ def _decode(kind: Any, value: Any, name: str) -> Any:  # noqa: PLR0911
         return tuple(_decode(get_args(kind)[0], item, f"{name}[{i}]") for i, item in enumerate(value))
     if origin in (dict, Mapping):
         _expect(isinstance(value, dict), "an object", value, name)
-        return {key: _decode(get_args(kind)[1], item, f"{name}.{key}") for key, item in value.items()}
+        return {key: _decode(get_args(kind)[1], item, f"{name}.{_plain(key)}") for key, item in value.items()}
     if kind is float:
         _expect(isinstance(value, int | float) and not isinstance(value, bool), "a number", value, name)
         return float(value)
@@ -126,6 +126,11 @@ def _expect(right: bool, wanted: str, value: Any, name: str) -> None:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _plain(key: str) -> str:
+    """A key as part of a field's path: quoted if it would break the line."""
+    return key if key.isprintable() and len(key) <= 60 else _short(key)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,8 +4,10 @@
     step(id)          logits after one more token              [V] float32
     continuations(..) log p(c_i | prompt, c_<i) of each choice c, the cache left where it was
 
-A prompt goes through the graph in pieces of at most `chunk` tokens, because the graph returns logits for every position
-(chunk x V x 4 bytes: 12.6 MB for 64 tokens of a 49,152-word vocabulary, whatever the prompt's length).
+The graph's input logits_from [1] int64 says from which position of a run on logits are wanted (default 0, last: -1).
+A prompt asks for its last one alone, a choice for all of its own; each kind of run has a binding of its own, in which
+that is said once.
+A prompt goes through the graph in pieces of at most `chunk` tokens, so that the memory of a run does not grow with it.
 Choices are scored one after the other from the same cache position. Scoring them as one batch is not open to us:
 GroupQueryAttention on the CPU takes several new tokens behind a past for a batch of one only, and a batch would copy
 the prompt's keys and values once per choice, while going back in the cache costs nothing.
@@ -21,14 +23,14 @@ import onnxruntime as ort
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.runtime.kv_cache import PAST, KvCache, KvLayout
 
-IDS, MASK, LOGITS = "input_ids", "attention_mask", "logits"
+IDS, MASK, LOGITS, LOGITS_FROM = "input_ids", "attention_mask", "logits", "logits_from"
 
 
 class Decoder:
     """A decoder graph of the bundle format, batch 1.
 
     Args:
-        session: the graph; inputs input_ids, attention_mask, past_key_values.*, and `adapter_inputs`.
+        session: the graph; inputs input_ids, attention_mask, past_key_values.*, logits_from and `adapter_inputs`.
         adapter_inputs: names of the further inputs; each is zero (no effect) until `feed` gives it a value.
         context_length: most tokens, prompt and answer together.
         chunk: most prompt tokens per run.
@@ -41,9 +43,9 @@ class Decoder:
         inputs = session.get_inputs()
         self._layout = KvLayout.of(inputs)
         self.adapter_inputs = tuple(adapter_inputs)
-        known = {IDS, MASK, *self.adapter_inputs}
+        known = {IDS, MASK, LOGITS_FROM, *self.adapter_inputs}
         strange = sorted(set(other_inputs(session)) - known)
-        missing = sorted(known - {item.name for item in inputs})
+        missing = sorted(known - {item.name for item in (*inputs, *session.get_overridable_initializers())})
         if strange or missing:
             raise EdgeAdaptError(
                 f"the graph's inputs differ from its manifest: unknown {strange}, missing {missing}; export it again"
@@ -57,12 +59,15 @@ class Decoder:
         self._zeros = {item.name: zero_of(item) for item in inputs if item.name in self.adapter_inputs}
         self._mask = np.ones((1, context_length), dtype=np.int64)
         self._step_ids = np.zeros((1, 1), dtype=np.int64)
-        self._step_logits = np.zeros((1, 1, vocabulary), dtype=np.float32)
-        self._many_logits = np.zeros((1, 0, vocabulary), dtype=np.float32)
-        self._step_binding = session.io_binding()
-        self._step_binding.bind_input(IDS, "cpu", 0, np.int64, (1, 1), self._step_ids.ctypes.data)
-        self._step_binding.bind_output(LOGITS, "cpu", 0, np.float32, (1, 1, vocabulary), self._step_logits.ctypes.data)
-        self._many_binding = session.io_binding()
+        self._row = np.zeros((1, 1, vocabulary), dtype=np.float32)
+        self._rows = np.zeros((1, 0, vocabulary), dtype=np.float32)
+        self._step, self._prompt, self._choice = self._bindings = [session.io_binding() for _ in range(3)]
+        self._step.bind_input(IDS, "cpu", 0, np.int64, (1, 1), self._step_ids.ctypes.data)
+        self._from = [ort.OrtValue.ortvalue_from_numpy(np.array([first])) for first in (0, -1, 0)]
+        for binding, first in zip(self._bindings, self._from, strict=True):
+            binding.bind_ortvalue_input(LOGITS_FROM, first)
+        for binding in (self._step, self._prompt):
+            binding.bind_output(LOGITS, "cpu", 0, np.float32, self._row.shape, self._row.ctypes.data)
         self._fed: dict[str, ort.OrtValue] = {}
         self._cache = KvCache(self._layout, 0)
         self._last: np.ndarray | None = None
@@ -79,7 +84,7 @@ class Decoder:
         if unknown:
             raise EdgeAdaptError(f"the graph has no input {unknown[0]!r}; this adapter belongs to another graph")
         self._fed = {**self._zeros, **values}  # kept: a binding does not own what it is given
-        for binding in (self._step_binding, self._many_binding):
+        for binding in self._bindings:
             for name, value in self._fed.items():
                 binding.bind_ortvalue_input(name, value)
 
@@ -98,23 +103,21 @@ class Decoder:
             )
         if needed > self._cache.capacity:
             self._cache = KvCache(self._layout, needed)
-            for binding in (self._step_binding, self._many_binding):
+            for binding in self._bindings:
                 self._cache.bind(binding)
         self._cache.truncate(0)
         for start in range(0, len(tokens), self.chunk):
-            logits = self._run(tokens[start : start + self.chunk])
-        self._last = logits[-1].copy()
+            self._append(self._prompt, tokens[start : start + self.chunk])
+        self._last = self._row[0, 0].copy()
         return self._last
 
     def step(self, token: int) -> np.ndarray:
         """Append one token. Returns the logits after it, [V] float32; valid until the next call."""
         self._cache.check(1)
         self._step_ids[0, 0] = token
-        self._bind_length(self._step_binding, self._cache.length + 1)
-        self._execute(self._step_binding)
-        self._cache.advance(1)
+        self._execute(self._step, 1)
         self._last = None
-        row: np.ndarray = self._step_logits[0, 0]
+        row: np.ndarray = self._row[0, 0]
         return row
 
     def rewind(self, length: int) -> None:
@@ -149,27 +152,29 @@ class Decoder:
         return scored
 
     def _run(self, tokens: np.ndarray) -> np.ndarray:
-        """Append tokens [T] int64; returns logits [T, V], valid until the next call."""
+        """Append tokens [T] int64; returns the logits of each [T, V], valid until the next call."""
         count = len(tokens)
-        self._cache.check(count)
-        if self._many_logits.shape[1] < count:
-            self._many_logits = np.empty((1, max(count, 8), self.vocabulary_size), dtype=np.float32)
-        binding, logits = self._many_binding, self._many_logits
-        binding.bind_input(IDS, "cpu", 0, np.int64, (1, count), tokens.ctypes.data)
-        binding.bind_output(LOGITS, "cpu", 0, np.float32, (1, count, self.vocabulary_size), logits.ctypes.data)
-        self._bind_length(binding, self._cache.length + count)
-        self._execute(binding)
-        self._cache.advance(count)
-        return logits[0, :count]
+        if self._rows.shape[1] < count:
+            self._rows = np.empty((1, max(count, 8), self.vocabulary_size), dtype=np.float32)
+        shape = (1, count, self.vocabulary_size)
+        self._choice.bind_output(LOGITS, "cpu", 0, np.float32, shape, self._rows.ctypes.data)
+        self._append(self._choice, tokens)
+        return self._rows[0, :count]
 
-    def _bind_length(self, binding: ort.IOBinding, length: int) -> None:
-        binding.bind_input(MASK, "cpu", 0, np.int64, (1, length), self._mask.ctypes.data)
+    def _append(self, binding: ort.IOBinding, tokens: np.ndarray) -> None:
+        self._cache.check(len(tokens))
+        binding.bind_input(IDS, "cpu", 0, np.int64, (1, len(tokens)), tokens.ctypes.data)
+        self._execute(binding, len(tokens))
 
-    def _execute(self, binding: ort.IOBinding) -> None:
+    def _execute(self, binding: ort.IOBinding, count: int) -> None:
+        """Run `count` new tokens, already bound, behind those in the cache."""
+        shape = (1, self._cache.length + count)
+        binding.bind_input(MASK, "cpu", 0, np.int64, shape, self._mask.ctypes.data)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # the runtime raises classes of its own
             raise EdgeAdaptError(f"the model failed while running: {' '.join(str(error).split())}") from None
+        self._cache.advance(count)
 
     def _checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         tokens = np.ascontiguousarray(ids, dtype=np.int64)
@@ -181,11 +186,11 @@ class Decoder:
 
 
 def other_inputs(session: ort.InferenceSession) -> dict[str, ort.NodeArg]:
-    """The graph's inputs beside tokens, mask and cache: those that an adapter feeds."""
+    """The graph's inputs beside tokens, mask, cache and the choice of logits: those that an adapter feeds."""
     return {
         item.name: item
         for item in session.get_inputs()
-        if item.name not in (IDS, MASK) and not item.name.startswith(PAST)
+        if item.name not in (IDS, MASK, LOGITS_FROM) and not item.name.startswith(PAST)
     }
 
 

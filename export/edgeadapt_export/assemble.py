@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from edgeadapt.backbones import Backbone, resolve
 from edgeadapt.bundle import (
+    FORMAT,
     AdapterEntry,
     BundleBackbone,
     BundleManifest,
@@ -33,6 +34,7 @@ from edgeadapt_export.decoder_map import Geometry, linears
 from edgeadapt_export.methods import Deployed, Deployer, StoredAdapter, deployer
 from edgeadapt_export.model_files import copy_model_files
 from edgeadapt_export.passes import apply
+from edgeadapt_export.passes.choose_logits import ChooseLogits
 from edgeadapt_export.passes.compute_rotary import ComputeRotaryTables
 from edgeadapt_export.passes.embed_only import KeepEmbedding
 from edgeadapt_export.passes.function_bodies import AddFunctionBodies
@@ -133,7 +135,7 @@ def assemble(
             manifest = seal(
                 building,
                 BundleManifest(
-                    format=1,
+                    format=FORMAT,
                     backbone=_identity(source, graph, shape, codec),
                     precision=precision,
                     device=device,
@@ -166,11 +168,12 @@ def base_graph(
     folded: tuple[Deployer, StoredAdapter] | None = None,
     progress: Progress | None = None,
 ) -> ir.Model:
-    """The backbone's graph, ready to be grafted: shared embedding, computed rotary tables, quantised weights.
+    """The backbone's graph, ready to be grafted: shared embedding, computed rotary tables, a choice of logits,
+    quantised weights.
 
     `folded` is merged into the fp32 weights on the way.
     """
-    base = apply(ir.load(graph.model), Tidy(), ShareEmbedding(), ComputeRotaryTables())
+    base = apply(ir.load(graph.model), Tidy(), ShareEmbedding(), ComputeRotaryTables(), ChooseLogits())
     if folded is not None:
         folded[0].merge(base, shape, folded[1])
     if precision != "fp32":

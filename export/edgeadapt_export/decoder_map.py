@@ -121,6 +121,21 @@ def block_output(model: ir.Model, layer: int) -> ir.Node:
     )
 
 
+def lm_head(model: ir.Model) -> tuple[ir.Node, list[ir.Value]]:
+    """The product that makes the logits from the last hidden states, and the values between it and `logits`, included.
+
+    What may stand between them (a bias, a cap) works on every position alone.
+    """
+    value = next((value for value in model.graph.outputs if value.name == "logits"), None)
+    after: list[ir.Value] = []
+    while value is not None and (node := value.producer()) is not None:
+        if (node.domain, node.op_type) in LINEAR_OPS:
+            return node, after
+        after.append(value)
+        value = node.inputs[0]
+    raise EdgeAdaptError("the graph's logits do not come from a product with the LM head's weight")
+
+
 def residual_start(model: ir.Model) -> ir.Value:
     """The embedding output [B, T, d]: what enters the first block."""
     for node in model.graph:

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from edgeadapt.bundle import (
+    FORMAT,
     AdapterEntry,
     BundleBackbone,
     BundleManifest,
@@ -73,7 +74,7 @@ def manifest() -> BundleManifest:
         parts=(part,),
     )
     return BundleManifest(
-        format=1,
+        format=FORMAT,
         backbone=BundleBackbone("owner/name", "abc", "llama", 2, 1, 4, HIDDEN, 320, 256, (2,)),
         precision="int4",
         device="rpi4",

@@ -125,6 +125,17 @@ def test_inputs_that_nobody_declared_are_refused(exported: Exported) -> None:
         Decoder(grafted, adapter_inputs=("himalaya.r", "himalaya.gains", "lora.x"), context_length=CONTEXT)
 
 
+def test_a_graph_that_gives_every_position_is_refused(tmp_path: Path, exported: Exported) -> None:
+    import onnx
+
+    model = onnx.load(Bundle.open(exported()).graph("bare"), load_external_data=True)
+    (given,) = [item for item in model.graph.input if item.name == "logits_from"]
+    model.graph.input.remove(given)
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(EdgeAdaptError, match=r"missing \['logits_from'\]; export it again"):
+        decoder(session.create(tmp_path / "model.onnx", threads=1))
+
+
 def test_values_for_another_graph_are_refused(graph: ort.InferenceSession) -> None:
     value = ort.OrtValue.ortvalue_from_numpy(np.zeros((1, 64), np.float32))
     with pytest.raises(EdgeAdaptError, match=r"no input 'himalaya\.r'"):

@@ -21,6 +21,7 @@ def feeds(
     """Inputs of a prompt; `others` by name with '__' for '.', and zeros for adapter inputs that are not given."""
     given = {name.replace("__", "."): value for name, value in others.items()}
     made: dict[str, Any] = {"input_ids": ids, "attention_mask": np.ones_like(ids) if mask is None else mask}
+    made |= {item.name: given[item.name] for item in opened.get_overridable_initializers() if item.name in given}
     for item in opened.get_inputs():
         if item.name.startswith("past_key_values."):
             made[item.name] = np.zeros((len(ids), item.shape[1], 0, item.shape[3]), np.float32)

@@ -16,6 +16,7 @@ from edgeadapt.ops import OPS
 from edgeadapt_export.assemble import base_graph
 from edgeadapt_export.decoder_map import linears, module_slice
 from edgeadapt_export.passes import apply
+from edgeadapt_export.passes.choose_logits import ChooseLogits
 from edgeadapt_export.passes.compute_rotary import ComputeRotaryTables, inverse_frequencies
 from edgeadapt_export.passes.embed_only import KeepEmbedding
 from edgeadapt_export.passes.function_bodies import AddFunctionBodies
@@ -68,6 +69,24 @@ def test_frequencies_are_found_to_the_last_bit_and_scaled_tables_are_left_alone(
     assert found is not None
     assert np.abs(np.cos(np.arange(4096, dtype=np.float32)[:, None] * found) - np.cos(angles)).max() <= 1e-6
     assert inverse_frequencies(np.float32(1.1) * np.cos(angles), np.float32(1.1) * np.sin(angles)) is None
+
+
+def test_logits_are_those_of_the_positions_asked_for(tiny: Tiny, tmp_path: Path) -> None:
+    model = apply(original(tiny), ShareEmbedding(), ChooseLogits())
+    assert [list(value.shape) for value in model.graph.outputs if value.name == "logits"] == [
+        ["batch_size", "logits_length", 320]
+    ]
+    path, ids = saved(model, tmp_path), random_ids(2, 9)
+    every = logits(tiny.graph.model, ids)
+    np.testing.assert_array_equal(logits(path, ids), every)
+    for first in (0, 5, -1, -3):
+        found = logits(path, ids, logits_from=np.array([first]))
+        np.testing.assert_allclose(found, every[:, first:], rtol=0, atol=1e-5)
+
+
+def test_a_second_choice_of_logits_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(EdgeAdaptError, match="has an input logits_from already"):
+        apply(base_graph(tiny.graph, tiny.shape, "fp32"), ChooseLogits())
 
 
 @pytest.mark.parametrize("precision", ["int4", "int8"])
