@@ -32,21 +32,18 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeadapt.backbones import Backbone
-from edgeadapt.cache import cache_directory
 from edgeadapt.errors import EdgeAdaptError, MissingExtra
-from edgeadapt.files import locked, published_directory, storage_errors, write_json
 from edgeadapt.progress import Progress, silent
+from edgeadapt_export.backbones.kept import architecture, kept_graph
 
 LAYOUT = 1  # raise it when what is kept changes; older graphs are then built anew
 _FILES = ("model.onnx", "model.onnx.data", "genai_config.json")
-_RECORD = "edgeadapt-graph.json"
 
 
 @dataclass(frozen=True)
@@ -76,22 +73,10 @@ def build(backbone: Backbone, cache: Path | None = None, progress: Progress = si
     except ImportError:
         raise MissingExtra("export", "onnxruntime-genai") from None
     builder = f"onnxruntime-genai {onnxruntime_genai.__version__}"
-    name = f"{_safe(backbone.id.rsplit('/', 1)[-1])}-{_safe(backbone.revision)}-{_safe(builder)}-v{LAYOUT}"
-    target = (cache or cache_directory()) / "graphs" / name
-    graph = DecoderGraph(target, builder)
-    if _whole(target):
-        return graph
-    with storage_errors(target.parent), locked(target):
-        if _whole(target):
-            return graph
-        progress(f"building the fp32 graph of {backbone.id} (once)", 0, None)
-        with published_directory(target) as building:
-            _run_builder(backbone, building)
-            for path in building.iterdir():
-                if path.name not in _FILES:
-                    path.unlink()
-            write_json(building / _RECORD, {file: (building / file).stat().st_size for file in _FILES})
-    return graph
+    path = kept_graph(
+        backbone, builder, LAYOUT, _FILES, lambda out: _run_builder(backbone, out), cache=cache, progress=progress
+    )
+    return DecoderGraph(path, builder)
 
 
 def _run_builder(backbone: Backbone, out: Path) -> None:
@@ -112,7 +97,7 @@ def _run_builder(backbone: Backbone, out: Path) -> None:
             )  # fmt: skip
     except NotImplementedError:
         raise EdgeAdaptError(
-            f"backbone {backbone.id}: {_architecture(backbone.path)} is not an architecture that the model builder "
+            f"backbone {backbone.id}: {architecture(backbone.path)} is not an architecture that the model builder "
             "can turn into ONNX; choose a Llama-, Qwen-, Gemma-, Phi- or SmolLM-like decoder"
         ) from None
     except Exception as error:  # whatever a broken folder provokes in two libraries
@@ -122,25 +107,3 @@ def _run_builder(backbone: Backbone, out: Path) -> None:
         ) from error
     finally:
         logging.set_verbosity(noise)
-    missing = [file for file in _FILES if not (out / file).is_file()]
-    if missing:
-        raise EdgeAdaptError(f"backbone {backbone.id}: the model builder wrote no {missing[0]}; try another version")
-
-
-def _whole(target: Path) -> bool:
-    try:
-        sizes = json.loads((target / _RECORD).read_text(encoding="utf-8"))
-        return all((target / file).stat().st_size == sizes[file] for file in _FILES)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _architecture(folder: Path) -> str:
-    try:
-        return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0])
-    except (OSError, ValueError, LookupError, TypeError):
-        return "its (unnamed) architecture"
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^\w.]+", "_", text)
