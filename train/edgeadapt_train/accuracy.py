@@ -121,15 +121,7 @@ def markdown(value: Mapping[str, Any]) -> str:
         moved = row.get("flips_to_first")
         said = "" if moved is None else f"{moved['changed']}: {moved['gained']}, {moved['lost']}"
         name, right = Path(row["bundle"]).name, f"{row['right']} of {row['examples']}"
-        cells = (
-            name,
-            row["precision"],
-            row["ops"],
-            row["task"],
-            f"{row['right']} of {row['examples']}",
-            interval,
-            said,
-        )
+        cells = (name, row["precision"], row["ops"], row["task"], right, interval, said)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
