@@ -191,8 +191,10 @@ def markdown(value: Mapping[str, Any]) -> str:
         lines.append(f"| {method} | " + " | ".join(_interval(row.get(name)) for name in names) + " |")
     lines += [
         "",
-        "Task ids are given. `himalaya` protects (rows, gains and atoms of past tasks are frozen); `himalaya-ewc` is the "
-        "same with EWC instead, `himalaya-unprotected` with nothing held.",
+        (
+            "Task ids are given. `himalaya` protects (what past tasks rely on is frozen); `himalaya-ewc` is the same "
+            "with EWC instead, `himalaya-unprotected` with nothing held."
+        ),
     ]
     lines += ["", "## Learning rates tried (validation accuracy, first seed)", ""]
     lines += [f"- {key.removeprefix('select/')}: {score:.3f}" for key, score in value["selection"].items()]
