@@ -3,7 +3,9 @@
 #include <cstdlib>
 #include <cstring>
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -17,6 +19,13 @@ constexpr struct {
 } kNames[] = {{"scalar", Isa::kScalar}, {"baseline", Isa::kBaseline},     {"avx2", Isa::kAvx2},
               {"avx512", Isa::kAvx512}, {"avx512vnni", Isa::kAvx512Vnni}, {"dotprod", Isa::kDotProduct}};
 
+#if defined(__x86_64__)
+bool HasF16c() {  // Clang's __builtin_cpu_supports does not know it
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 }  // namespace
 
 bool Has(Isa isa) {
@@ -26,7 +35,7 @@ bool Has(Isa isa) {
       return true;
 #if defined(__x86_64__)
     case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c();
     case Isa::kAvx512:
       return Has(Isa::kAvx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -43,7 +52,7 @@ bool Has(Isa isa) {
 
 bool BestIsa(Isa* isa) {
   const char* asked = std::getenv("EDGEADAPT_OPS_ISA");
-  const bool any = asked == nullptr || *asked == '\0';
+  const bool any = asked == nullptr || *asked == '\0' || std::strcmp(asked, "best") == 0;
   bool found = false;
   for (const auto& [name, candidate] : kNames) {
     if ((any || std::strcmp(asked, name) == 0) && Has(candidate)) {

@@ -9,7 +9,8 @@
 //     const Vectors* vectors = Select(kVariants);
 //
 // The environment variable EDGEADAPT_OPS_ISA names the best set that may run: scalar, baseline, avx2, avx512,
-// avx512vnni, dotprod (for tests and measurements). A family without that set takes its best one below it.
+// avx512vnni, dotprod, or best (for tests and measurements). A family without that set takes its best one below it.
+// With the variable set, the library also offers the kernels that do not pay on this processor (quant_matmul.cc).
 #pragma once
 
 #include <cstddef>

@@ -112,15 +112,13 @@ void Direction(const OpenAtom* atoms, size_t count, size_t d, float* r) {
   for (size_t i = 0; i < d; ++i) r[i] = norm > 0.0 ? static_cast<float>(static_cast<double>(r[i]) / norm) : 0.0f;
 }
 
-struct HimalayaDirection {
+struct HimalayaDirection : VectorKernel {
   static constexpr const char* kName = "HimalayaDirection";
   static constexpr Input kInputs[kInputCount] = {{"pool", kFloat},       {"task", kInt64},      {"atoms", kUint8},
                                                  {"atom_scales", kHalf}, {"atom_gains", kHalf}, {"w1", kInt8},
                                                  {"w1_scales", kHalf},   {"w2", kInt8},         {"w2_scales", kHalf},
                                                  {"tasks", kInt8},       {"rows", kInt8},       {"row_scales", kHalf}};
   static constexpr int kInPlace = -1;
-
-  const Vectors* vectors;
 
   OrtStatus* Compute(Context& context) const {
     Tensor in[kInputCount];
@@ -131,7 +129,7 @@ struct HimalayaDirection {
     float* r = nullptr;
     if (OrtStatus* status = context.Output(in[kPool], &r)) return status;
     const size_t d = in[kPool].dim(1), w = in[kW1].dim(0);
-    const Scratch scratch(d + kTaskWidth + 1 + w + 1);
+    const Scratch<float> scratch(d + kTaskWidth + 1 + w + 1);
     if (!scratch.ok()) return context.OutOfMemory();
     for (size_t row = 0; row < in[kPool].dim(0); ++row) One(in, row, d, w, scratch.get(), r + row * d);
     return nullptr;

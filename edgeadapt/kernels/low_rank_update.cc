@@ -35,14 +35,12 @@ void UpdateRow(const Vectors& v, const Sizes& s, const float* y, const float* x,
   }
 }
 
-struct LowRankUpdate {
+struct LowRankUpdate : VectorKernel {
   static constexpr const char* kName = "LowRankUpdate";
   static constexpr Input kInputs[] = {
       {"y", kFloat}, {"x", kFloat}, {"A", kAny}, {"B", kAny}, {"index", kInt64, kOptional}};
   static constexpr int kInPlace = 0;
   static constexpr int64_t kMostRank = 1024;
-
-  const Vectors* vectors;
 
   OrtStatus* Compute(Context& context) const {
     Tensor y, x, A, B, index;
@@ -95,6 +93,7 @@ struct LowRankUpdate {
     const Sizes s{y.dim(1), x.dim(2), A.dim(A.rank - 1), y.dim(2)};
     const size_t rows = y.dim(0) * s.tokens;
     const float* y_data = y.as<float>();
+    if (s.m == 0) return nullptr;  // there may be any number of empty rows
     if (s.r == 0) {
       if (z != y_data) {
         for (size_t i = 0; i < rows * s.m; ++i) z[i] = y_data[i];

@@ -3,8 +3,19 @@
 #pragma once
 
 #include "ort.h"
+#include "vectors.h"
 
 namespace edgeadapt {
+
+// A kernel made of the loops of vectors.h.
+struct VectorKernel {
+  const Vectors* vectors;
+
+  bool Select() {
+    vectors = SelectVectors();
+    return vectors != nullptr;
+  }
+};
 
 // The one way to make an op: it lives as long as the process, because sessions may. Null without memory.
 template <class Kernel>

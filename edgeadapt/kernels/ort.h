@@ -7,7 +7,10 @@
 //       static constexpr const char* kName = "RankOneUpdate";
 //       static constexpr Input kInputs[] = {{"x", kFloat}, {"b", kFloat, kOptional}};
 //       static constexpr int kInPlace = 0;             // the input whose buffer the output may reuse, or -1
-//       OrtStatus* Compute(Context& context) const;    // one float output, shaped like input 0
+//       bool Select();                                 // choose the loops for this processor (cpu.h)
+//       OrtStatus* Load(const Attributes&);            // optional: read the node's attributes
+//       static constexpr const char* kWidth = "N";     // optional: the attribute that is the output's last dimension
+//       OrtStatus* Compute(Context& context) const;    // one float output, shaped like input 0 (but for kWidth)
 //     };
 //
 // and Op<Kernel> makes the OrtCustomOp of it.
@@ -21,8 +24,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <new>
-
-#include "vectors.h"
 
 namespace edgeadapt {
 
@@ -63,6 +64,15 @@ struct Tensor {
   }
 };
 
+inline OrtStatus* InvalidArgument(const OrtApi& api, const char* op, const char* format, va_list args) {
+  char message[320];
+  const int used = std::snprintf(message, sizeof message, "%s: ", op);
+  if (used > 0 && static_cast<size_t>(used) < sizeof message) {
+    std::vsnprintf(message + used, sizeof message - static_cast<size_t>(used), format, args);
+  }
+  return api.CreateStatus(ORT_INVALID_ARGUMENT, message);
+}
+
 // What one Compute call may do: read inputs, make the output, split work over the runtime's own threads.
 class Context {
  public:
@@ -70,15 +80,11 @@ class Context {
 
   // "<op>: <message>", formatted as printf does.
   OrtStatus* Invalid(const char* format, ...) const __attribute__((format(printf, 2, 3))) {
-    char message[320];
-    int used = std::snprintf(message, sizeof message, "%s: ", op_);
     va_list args;
     va_start(args, format);
-    if (used > 0 && static_cast<size_t>(used) < sizeof message) {
-      std::vsnprintf(message + used, sizeof message - static_cast<size_t>(used), format, args);
-    }
+    OrtStatus* status = InvalidArgument(api_, op_, format, args);
     va_end(args);
-    return api_.CreateStatus(ORT_INVALID_ARGUMENT, message);
+    return status;
   }
 
   OrtStatus* OutOfMemory() const { return api_.CreateStatus(ORT_FAIL, "edgeadapt: out of memory"); }
@@ -117,13 +123,13 @@ class Context {
                    Print(shape, rank, should, sizeof should));
   }
 
-  OrtStatus* Output(const Tensor& like, float** data) const {
-    OrtValue* value = nullptr;
-    if (OrtStatus* status = api_.KernelContext_GetOutput(context_, 0, like.shape, like.rank, &value)) return status;
-    void* raw = nullptr;
-    if (OrtStatus* status = api_.GetTensorMutableData(value, &raw)) return status;
-    *data = static_cast<float*>(raw);
-    return nullptr;
+  // The output, shaped like a tensor, or with another last dimension.
+  OrtStatus* Output(const Tensor& like, float** data) const { return Output(like.shape, like.rank, data); }
+  OrtStatus* Output(const Tensor& like, size_t width, float** data) const {
+    int64_t shape[Tensor::kMaxRank];
+    for (size_t i = 0; i < like.rank; ++i) shape[i] = like.shape[i];
+    shape[like.rank - 1] = static_cast<int64_t>(width);
+    return Output(shape, like.rank, data);
   }
 
   // body(begin, end) over pieces of [0, total); in parallel if `work` (multiply-adds of the whole) is worth it.
@@ -150,6 +156,15 @@ class Context {
   }
 
  private:
+  OrtStatus* Output(const int64_t* shape, size_t rank, float** data) const {
+    OrtValue* value = nullptr;
+    if (OrtStatus* status = api_.KernelContext_GetOutput(context_, 0, shape, rank, &value)) return status;
+    void* raw = nullptr;
+    if (OrtStatus* status = api_.GetTensorMutableData(value, &raw)) return status;
+    *data = static_cast<float*>(raw);
+    return nullptr;
+  }
+
   OrtStatus* Describe(const OrtTensorTypeAndShapeInfo* info, const Input& input, Tensor* tensor) const {
     if (OrtStatus* status = api_.GetTensorElementType(info, &tensor->type)) return status;
     if (input.type != kAny && tensor->type != input.type) {
@@ -187,6 +202,33 @@ class Context {
   const char* op_;
 };
 
+// A node's attributes, as a kernel reads them when it is made.
+class Attributes {
+ public:
+  Attributes(const OrtApi& api, const OrtKernelInfo* info, const char* op) : api_(api), info_(info), op_(op) {}
+
+  // The integer `name`; an error if it is missing or outside [least, most].
+  OrtStatus* Get(const char* name, int64_t least, int64_t most, int64_t* value) const {
+    if (OrtStatus* status = api_.KernelInfoGetAttribute_int64(info_, name, value)) return status;
+    if (*value >= least && *value <= most) return nullptr;
+    return Invalid("attribute '%s' is %lld; it must be in %lld..%lld", name, static_cast<long long>(*value),
+                   static_cast<long long>(least), static_cast<long long>(most));
+  }
+
+  OrtStatus* Invalid(const char* format, ...) const __attribute__((format(printf, 2, 3))) {
+    va_list args;
+    va_start(args, format);
+    OrtStatus* status = InvalidArgument(api_, op_, format, args);
+    va_end(args);
+    return status;
+  }
+
+ private:
+  const OrtApi& api_;
+  const OrtKernelInfo* info_;
+  const char* op_;
+};
+
 // An object on the C heap, or null. operator new would bring libstdc++'s exception machinery, and with it a newer
 // glibc.
 template <class T, class... Args>
@@ -195,18 +237,19 @@ T* Make(Args&&... args) {
   return memory != nullptr ? new (memory) T{static_cast<Args&&>(args)...} : nullptr;
 }
 
-// Float scratch that lives for one Compute call; `ok()` is false when there was no memory.
+// Scratch that lives for one Compute call; `ok()` is false when there was no memory.
+template <class T>
 class Scratch {
  public:
-  explicit Scratch(size_t count) : data_(static_cast<float*>(std::malloc(count * sizeof(float)))) {}
+  explicit Scratch(size_t count) : data_(static_cast<T*>(std::malloc(count * sizeof(T)))) {}
   ~Scratch() { std::free(data_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   bool ok() const { return data_ != nullptr; }
-  float* get() const { return data_; }
+  T* get() const { return data_; }
 
  private:
-  float* data_;
+  T* data_;
 };
 
 template <class Kernel>
@@ -235,15 +278,16 @@ struct Op : OrtCustomOp {
     GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
     GetStartVersion = [](const OrtCustomOp*) { return 1; };
     GetEndVersion = [](const OrtCustomOp*) { return 1; };
-    CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo*, void** kernel) -> OrtStatusPtr {
-      const Vectors* vectors = SelectVectors();
-      if (vectors == nullptr) {
+    CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** made) -> OrtStatusPtr {
+      Kernel kernel{};
+      if (!kernel.Select()) {
         return api->CreateStatus(ORT_INVALID_ARGUMENT,
                                  "EDGEADAPT_OPS_ISA names an instruction set that this processor or build lacks; "
                                  "unset it to let the library choose");
       }
-      *kernel = Make<State>(api, Kernel{vectors});
-      return *kernel != nullptr ? nullptr : api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
+      if (OrtStatus* status = Load(&kernel, Attributes(*api, info, Kernel::kName), 0)) return status;
+      *made = Make<State>(api, kernel);
+      return *made != nullptr ? nullptr : api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
     };
     KernelComputeV2 = [](void* state, OrtKernelContext* raw) -> OrtStatusPtr {
       const State& self = *static_cast<const State*>(state);
@@ -271,8 +315,8 @@ struct Op : OrtCustomOp {
     };
   }
 
-  // Every op of this library has one output, shaped like its first input. It needs an OrtApi, and InferOutputShapeFn is
-  // handed none: the registration knows it.
+  // Every op of this library has one output, shaped like its first input, but for the last dimension where the kernel
+  // says so. Inference needs an OrtApi, and InferOutputShapeFn is handed none: the registration knows it.
   void InferShapesWith(const OrtApi* api) {
     api_ = api;
     InferOutputShapeFn = [](const OrtCustomOp* op, OrtShapeInferContext* context) -> OrtStatusPtr {
@@ -288,14 +332,44 @@ struct Op : OrtCustomOp {
       const char* names[Tensor::kMaxRank] = {};
       if (OrtStatus* status = ort.GetDimensions(info, shape, rank)) return status;
       if (OrtStatus* status = ort.GetSymbolicDimensions(info, names, rank)) return status;
+      if (OrtStatus* status = Width(ort, context, &shape[rank - 1], 0)) return status;
       for (size_t i = 0; i < rank; ++i) {
         if (shape[i] < 0 && (names[i] == nullptr || *names[i] == '\0')) return nullptr;
       }
-      return ort.ShapeInferContext_SetOutputTypeShape(context, 0, info);
+      OrtTensorTypeAndShapeInfo* output = nullptr;
+      if (OrtStatus* status = ort.CreateTensorTypeAndShapeInfo(&output)) return status;
+      OrtStatus* status = ort.SetTensorElementType(output, kFloat);
+      if (status == nullptr) status = ort.SetDimensions(output, shape, rank);
+      if (status == nullptr) status = ort.SetSymbolicDimensions(output, names, rank);
+      if (status == nullptr) status = ort.ShapeInferContext_SetOutputTypeShape(context, 0, output);
+      ort.ReleaseTensorTypeAndShapeInfo(output);
+      return status;
     };
   }
 
  private:
+  // What a kernel may leave out; the second of each pair is chosen for one that did.
+  template <class K>
+  static auto Load(K* kernel, const Attributes& attributes, int) -> decltype(kernel->Load(attributes)) {
+    return kernel->Load(attributes);
+  }
+  template <class K>
+  static OrtStatus* Load(K*, const Attributes&, long) {
+    return nullptr;
+  }
+  template <class K = Kernel>
+  static OrtStatus* Width(const OrtApi& ort, const OrtShapeInferContext* context, int64_t* width,
+                          decltype(K::kWidth, 0)) {
+    const OrtOpAttr* attribute = nullptr;
+    if (OrtStatus* status = ort.ShapeInferContext_GetAttribute(context, K::kWidth, &attribute)) return status;
+    size_t size = 0;
+    return ort.ReadOpAttr(attribute, ORT_OP_ATTR_INT, width, sizeof *width, &size);
+  }
+  template <class K = Kernel>
+  static OrtStatus* Width(const OrtApi&, const OrtShapeInferContext*, int64_t*, long) {
+    return nullptr;
+  }
+
   const OrtApi* api_ = nullptr;
 };
 

@@ -9,12 +9,10 @@
 namespace edgeadapt {
 namespace {
 
-struct RankOneUpdate {
+struct RankOneUpdate : VectorKernel {
   static constexpr const char* kName = "RankOneUpdate";
   static constexpr Input kInputs[] = {{"x", kFloat}, {"r", kFloat}, {"u", kFloat}};
   static constexpr int kInPlace = 0;
-
-  const Vectors* vectors;
 
   OrtStatus* Compute(Context& context) const {
     Tensor x, r, u;
@@ -30,6 +28,7 @@ struct RankOneUpdate {
     if (OrtStatus* status = context.Output(x, &z)) return status;
 
     const size_t tokens = x.dim(1), d = x.dim(2), rows = x.dim(0) * tokens;
+    if (d == 0) return nullptr;  // there may be any number of empty rows
     return context.For(rows, rows * d * 2, [&](size_t begin, size_t end) {
       for (size_t row = begin; row < end; ++row) {
         const size_t at = row * d, of = row / tokens * d;

@@ -7,6 +7,7 @@
 #define EDGEADAPT_OPS(X) \
   X(RankOneUpdate)       \
   X(LowRankUpdate)       \
+  X(QuantMatMul)         \
   X(HimalayaDirection)
 
 namespace edgeadapt {
@@ -14,6 +15,7 @@ namespace edgeadapt {
 #define EDGEADAPT_DECLARE(name) OrtCustomOp* Make##name(const OrtApi* api);
 EDGEADAPT_OPS(EDGEADAPT_DECLARE)
 #undef EDGEADAPT_DECLARE
+bool QuantMatMulPays();
 
 namespace {
 
@@ -21,8 +23,10 @@ constexpr const char* kDomain = "edgeadapt";
 
 // A process may hold more than one copy of ONNX Runtime (its Python package and another engine's, for example). Each
 // gets its own domain and ops, made once and never released: they must outlive every session that uses them.
+// Of each there are two, with QuantMatMul and without: whether it pays is asked anew for every session.
 struct Runtime {
   const OrtApiBase* base;
+  bool quantised;
   OrtCustomOpDomain* domain;
   Runtime* next;
 };
@@ -30,13 +34,14 @@ struct Runtime {
 pthread_mutex_t g_lock = PTHREAD_MUTEX_INITIALIZER;
 Runtime* g_runtimes = nullptr;
 
-OrtStatus* MakeDomain(const OrtApi* api, OrtCustomOpDomain** domain) {
+OrtStatus* MakeDomain(const OrtApi* api, bool quantised, OrtCustomOpDomain** domain) {
   using Maker = OrtCustomOp* (*)(const OrtApi*);
 #define EDGEADAPT_ENTRY(name) Make##name,
   constexpr Maker kMakers[] = {EDGEADAPT_OPS(EDGEADAPT_ENTRY)};
 #undef EDGEADAPT_ENTRY
   if (OrtStatus* status = api->CreateCustomOpDomain(kDomain, domain)) return status;
   for (const Maker make : kMakers) {
+    if (make == MakeQuantMatMul && !quantised) continue;  // its body is faster here
     const OrtCustomOp* op = make(api);
     if (op == nullptr) return api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
     if (OrtStatus* status = api->CustomOpDomain_Add(*domain, op)) return status;
@@ -45,14 +50,15 @@ OrtStatus* MakeDomain(const OrtApi* api, OrtCustomOpDomain** domain) {
 }
 
 OrtStatus* FindOrMakeDomain(const OrtApiBase* base, const OrtApi* api, OrtCustomOpDomain** domain) {
+  const bool quantised = QuantMatMulPays();
   for (const Runtime* runtime = g_runtimes; runtime != nullptr; runtime = runtime->next) {
-    if (runtime->base == base) {
+    if (runtime->base == base && runtime->quantised == quantised) {
       *domain = runtime->domain;
       return nullptr;
     }
   }
-  if (OrtStatus* status = MakeDomain(api, domain)) return status;
-  auto* runtime = Make<Runtime>(base, *domain, g_runtimes);
+  if (OrtStatus* status = MakeDomain(api, quantised, domain)) return status;
+  auto* runtime = Make<Runtime>(base, quantised, *domain, g_runtimes);
   if (runtime == nullptr) return api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
   g_runtimes = runtime;
   return nullptr;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeadapt.ops import himalaya_direction, low_rank_update, rank_one_update
+from edgeadapt.ops import himalaya_direction, low_rank_update, quant_matmul, rank_one_update
 from edgeadapt.ops.registry import DOMAIN, OPSET, VERSION, Case, Op
 
 OPS: dict[str, Op] = {
@@ -11,6 +11,7 @@ OPS: dict[str, Op] = {
         himalaya_direction.OP,
         rank_one_update.OP,
         low_rank_update.OP,
+        quant_matmul.OP,
     )
 }
 

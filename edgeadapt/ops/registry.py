@@ -6,6 +6,7 @@ kernel) is tested and verified by walking that table, so that an op registered t
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Case:
-    """Named inputs of one op, in the op's order, and the form of body that takes them (keyword arguments of `body`).
+    """Named inputs of one op, its attributes, and the form of body that takes them (keyword arguments of `body`).
 
     `exact` asks for bitwise equality of every view: what an untouched site or a closed gate must give.
     """
@@ -33,19 +34,32 @@ class Case:
     inputs: Mapping[str, Array]
     form: Mapping[str, bool] = field(default_factory=dict)
     exact: bool = False
+    attributes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def dimensions(self) -> dict[str, list[int | None]]:
+        """What a graph has to state of each input's shape: the rank, and with attributes all but the first's rows."""
+        stated: dict[str, list[int | None]] = {name: [None] * value.ndim for name, value in self.inputs.items()}
+        if self.attributes:
+            first, *others = self.inputs
+            stated[first][-1] = self.inputs[first].shape[-1]
+            stated.update({name: list(self.inputs[name].shape) for name in others})
+        return stated
 
 
 @dataclass(frozen=True)
 class Op:
     """One op of the domain `edgeadapt`.
 
-    reference   NumPy, arrays in the op's order -> the output, float32
+    reference   NumPy, arrays in the op's order, attributes as keywords -> the output, float32
     body        keyword flags (see `forms`) -> the ONNX function in ONNX text syntax, opset 21
     forms       every set of flags that the exporter may emit; one form per model file, since an ONNX function cannot
                 branch on a missing input
     cases       generator -> adversarial and random cases, made from that generator alone
     tolerance   a view agrees when every |view - reference| <= tolerance * scale, with NaN and inf in the same places;
                 scale is the largest finite magnitude in the reference and in the inputs named by `scaled_by`
+    bound       instead of a tolerance, for an op whose views may round on the way: called like `reference`, it gives
+                what every number of the output may differ by
     """
 
     name: str
@@ -53,19 +67,43 @@ class Op:
     body: Callable[..., str]
     forms: tuple[Mapping[str, bool], ...]
     cases: Callable[[np.random.Generator], Iterator[Case]]
-    tolerance: float
+    tolerance: float = 0.0
     scaled_by: tuple[str, ...] = ()
+    bound: Callable[..., NDArray[np.float32]] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or not self.forms or not 0 < self.tolerance < 1:
-            raise EdgeAdaptError(f"op {self.name!r}: give an identifier, at least one form and a tolerance in (0, 1)")
+        measured = 0 < self.tolerance < 1 if self.bound is None else self.tolerance == 0
+        if not self.name.isidentifier() or not self.forms or not measured:
+            raise EdgeAdaptError(
+                f"op {self.name!r}: give an identifier, at least one form, and a tolerance in (0, 1) or a bound"
+            )
 
-    def allowance(self, case: Case, expected: NDArray[np.float32]) -> float:
-        """The largest absolute difference from `expected` that a view may show on this case; 0 where it is exact."""
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the inputs, in the op's order."""
+        found = inspect.signature(self.reference).parameters.values()
+        return tuple(item.name for item in found if item.kind is not item.KEYWORD_ONLY)
+
+    def arguments(self, case: Case) -> list[str]:
+        """The inputs of a node that computes `case`: its names in order, "" for one that is left out before another."""
+        names = [name if name in case.inputs else "" for name in self.parameters]
+        while names and not names[-1]:
+            names.pop()
+        return names
+
+    def expected(self, case: Case) -> NDArray[np.float32]:
+        """The reference's output for `case`."""
+        return self.reference(**case.inputs, **case.attributes)
+
+    def allowance(self, case: Case, expected: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What a view may differ by from `expected`: shaped like it, or one number for all; 0 where it is exact."""
         if case.exact:
-            return 0.0
+            return np.zeros((), np.float32)
+        if self.bound is not None:
+            return self.bound(**case.inputs, **case.attributes)
         values = (expected, *(case.inputs[name] for name in self.scaled_by if name in case.inputs))
-        return self.tolerance * max(float(np.abs(value[np.isfinite(value)]).max(initial=0.0)) for value in values)
+        largest = max(float(np.abs(value[np.isfinite(value)]).max(initial=0.0)) for value in values)
+        return np.asarray(self.tolerance * largest, dtype=np.float32)
 
 
 def function_text(name: str, inputs: str, output: str, lines: str) -> str:

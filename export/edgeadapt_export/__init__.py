@@ -41,7 +41,7 @@ def export(
 
     Args:
         precision: of the backbone's weights. int4 in blocks of 32; int8 in blocks of 64 or 128.
-        device: recorded in the manifest. Both use onnxruntime's own ops for the backbone so far.
+        device: rpi4 writes the backbone's quantised linears as our QuantMatMul, generic as the stock MatMulNBits.
         merge: fold a static adapter (LoRA) into the weights instead of keeping it apart.
         check: measure parity against PyTorch (about half a minute for SmolLM2-135M) and store it.
         backbone: where to find the backbone, if not under the name that the run gives.

@@ -39,6 +39,7 @@ from edgeadapt_export.passes.compute_rotary import ComputeRotaryTables
 from edgeadapt_export.passes.embed_only import KeepEmbedding
 from edgeadapt_export.passes.function_bodies import AddFunctionBodies
 from edgeadapt_export.passes.graft_linear import GraftLinear, parts
+from edgeadapt_export.passes.own_matmul import UseQuantMatMul
 from edgeadapt_export.passes.quantise import QuantiseWeights
 from edgeadapt_export.passes.share_embedding import ShareEmbedding
 from edgeadapt_export.passes.tidy import Tidy
@@ -108,6 +109,7 @@ def assemble(
                 method=method,
                 adapter=adapter,
                 precision=precision,
+                device=device,
                 merge=merge,
                 progress=progress,
             )
@@ -207,6 +209,7 @@ def _write_graphs(
     method: Deployer,
     adapter: StoredAdapter,
     precision: Precision,
+    device: Device,
     merge: bool,
     progress: Progress,
 ) -> tuple[dict[str, str], Deployed]:
@@ -227,7 +230,8 @@ def _write_graphs(
     (folder / "adapter.json").write_bytes(_description(adapter))
     with WeightStore(out / DATA) as store:
         for role in sorted(made, key=("model", "bare", "lora8", "embed").index):
-            store.save(apply(made[role], AddFunctionBodies()), out / f"{role}.onnx")
+            last = (AddFunctionBodies(),) if device == "generic" else (UseQuantMatMul(), AddFunctionBodies())
+            store.save(apply(made[role], *last), out / f"{role}.onnx")
     probes = write_probes(out, [*out.glob("*.onnx"), *folder.glob("*.onnx")])
     return {**{role: f"{role}.onnx" for role in made}, **probes}, deployed
 

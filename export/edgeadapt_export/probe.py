@@ -2,7 +2,7 @@
 
 `edgeadapt verify` feeds them the op's own cases and compares body, kernel and reference on the machine at hand. A probe
 is a kilobyte: one node and its function. There is one per set of input dtypes and ranks that the op's cases know, since
-an ONNX graph states both.
+an ONNX graph states both; and one per set of attributes, which come with shapes.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def write_probes(bundle: Path, graphs: Iterable[Path]) -> dict[str, str]:
 def probe(op: Op, case: Case) -> bytes:
     """A serialised model of one node of `op`, with its body; inputs named, typed and ranked like the case's."""
     inputs = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), case.dimensions[name])
         for name, value in case.inputs.items()
     ]
-    rank = op.reference(*case.inputs.values()).ndim
+    rank = op.expected(case).ndim
     output = helper.make_tensor_value_info("result", TensorProto.FLOAT, [None] * rank)
-    node = helper.make_node(op.name, list(case.inputs), ["result"], domain=DOMAIN)
+    node = helper.make_node(op.name, op.arguments(case), ["result"], domain=DOMAIN, **case.attributes)
     model = helper.make_model(
         helper.make_graph([node], f"probe_{op.name}", inputs, [output]),
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
@@ -71,10 +71,10 @@ def probe(op: Op, case: Case) -> bytes:
 
 
 def _signatures(op: Op, arity: int) -> list[Case]:
-    """One case for every set of dtypes and ranks among the op's cases of so many inputs."""
-    found: dict[tuple[tuple[str, str, int], ...], Case] = {}
+    """One case for every set of dtypes, ranks and attributes among the op's cases of so many inputs."""
+    found: dict[tuple[object, ...], Case] = {}
     for case in op.cases(np.random.default_rng(0)):
-        if len(case.inputs) == arity:
-            key = tuple((name, str(value.dtype), value.ndim) for name, value in case.inputs.items())
-            found.setdefault(key, case)
+        if len(op.arguments(case)) == arity:
+            inputs = tuple((name, str(value.dtype), value.ndim) for name, value in case.inputs.items())
+            found.setdefault((inputs, tuple(case.attributes.items())), case)
     return list(found.values())

@@ -2,8 +2,8 @@
 
 Rule    For every op of the domain `edgeadapt` that the graph uses, its body (edgeadapt.ops) becomes a model-local
         function, in the one form that the graph uses: a function cannot branch on an input that is not there. The form
-        is read off the nodes' inputs: LowRankUpdate with 5 has the index.
-Needs   All nodes of one op have the same number of inputs; every op of the domain is registered.
+        is read off the nodes' inputs: LowRankUpdate with 5 has the index. (An op with one form takes every number.)
+Needs   All nodes of an op with several forms have the same number of inputs; every op of the domain is registered.
 Leaves  One function per op used, none for the others, and the domain among the opset imports.
 """
 
@@ -26,13 +26,13 @@ class AddFunctionBodies(ir.passes.InPlacePass):
         for op, arities in _used(model).items():
             if op not in OPS:
                 raise EdgeAdaptError(f"the graph uses {DOMAIN}::{op}, which is not registered")
-            if len(arities) != 1:
+            if len(OPS[op].forms) > 1 and len(arities) != 1:
                 raise ir.passes.PreconditionError(f"{op} is used with {sorted(arities)} inputs; one form per file")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         used = _used(model)
         for op, arities in sorted(used.items()):
-            function = ir.from_proto(onnx.parser.parse_function(_text(op, *arities)))
+            function = ir.from_proto(onnx.parser.parse_function(_text(op, max(arities))))
             assert isinstance(function, ir.Function)
             model.functions[function.identifier()] = function
         if used:
