@@ -2,39 +2,57 @@
 
     open            variant, threads   verify the bundle, load the graph        -> load_s, ops, vocabulary_size
     prompt          ids                the prompt of all that follows           -> tokens
-    prefill         room               run the prompt, keep room for an answer  -> seconds
-    decode          tokens             so many steps behind the prompt          -> seconds [tokens]
-    task_switch                        another task, bound for the prompt       -> seconds | null without two tasks
-    adapter_switch                     adapter read anew, bound for the prompt  -> seconds | null without an adapter
-    reopen                             drop the model and load it again         -> load_s
+    prefill         room               run the prompt, keep room for an answer  -> times of one run
+    decode          tokens             so many steps behind the prompt          -> times of each step
+    task_switch                        another task, bound for the prompt       -> times | null without two tasks
+    adapter_switch                     adapter read anew, bound for the prompt  -> times | null without an adapter
     memory                             peak, and its increase since before open -> peak_bytes, increase_bytes
 
-Only the work itself is timed, by the child's own clock. What a library prints goes to standard error.
+times   seconds [n] by the wall clock, cpu_seconds [n] of this process on all its threads
+Only the work itself is timed, by the child's own clocks. What a library prints goes to standard error.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops.library import library_path
 from edgeadapt.runtime import session
-from edgeadapt.runtime.adapters import dtype_of
 from edgeadapt.runtime.decoder import Decoder, other_inputs
 from edgeadapt.runtime.engine import Engine
 from edgeadapt_bench import memory
+from edgeadapt_bench.inputs import noise
+
+
+@dataclass
+class Times:
+    """What some work took, one entry each: seconds by the wall clock, and of this process's own computing."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.wall.append(time.perf_counter() - wall)
+        self.cpu.append(time.process_time() - cpu)
+
+    def to_json(self) -> dict[str, list[float]]:
+        return {"seconds": self.wall, "cpu_seconds": self.cpu}
 
 
 class Subject:
@@ -49,8 +67,10 @@ class Subject:
         self._switchable = self._adapter is not None and bundle.adapter(self._adapter).kind != "merged"
         self._engine: Engine | None = None
         self._task = 0
-        began = time.perf_counter()
-        base = self._session()
+        loading = Times()
+        with loading.one():
+            self.decoder = self._load(bundle, variant)
+        self.load = loading
         if variant["random_inputs"]:
             extra = other_inputs(base)
             context = bundle.manifest.backbone.context_length
@@ -64,16 +84,17 @@ class Subject:
             self._engine.use(self._adapter)
             self._choose_task()
 
-    def prefill(self, ids: Sequence[int], room: int) -> float:
-        began = time.perf_counter()
-        if self._engine is not None:
-            self._engine.prefill(ids, room)
-        else:
-            self.decoder.prefill(ids, room)
-        return time.perf_counter() - began
+    def prefill(self, ids: Sequence[int], room: int) -> Times:
+        times = Times()
+        with times.one():
+            if self._engine is not None:
+                self._engine.prefill(ids, room)
+            else:
+                self.decoder.prefill(ids, room)
+        return times
 
-    def decode(self, prompt: Sequence[int], count: int) -> list[float]:
-        """Seconds of each of `count` greedy steps behind the prompt, which is run first if the cache does not hold it.
+    def decode(self, prompt: Sequence[int], count: int) -> Times:
+        """Times of each of `count` greedy steps behind the prompt, which is run first if the cache does not hold it.
 
         One more step goes before them untimed: another process has had the processor's caches in between.
         """
@@ -82,33 +103,34 @@ class Subject:
             self.prefill(prompt, count + 1)
         self.decoder.rewind(length)
         token = int(self.decoder.step(prompt[-1]).argmax())
-        seconds = []
+        times = Times()
         for _ in range(count):
-            began = time.perf_counter()
-            token = int(self.decoder.step(token).argmax())
-            seconds.append(time.perf_counter() - began)
-        return seconds
+            with times.one():
+                token = int(self.decoder.step(token).argmax())
+        return times
 
-    def task_switch(self, ids: Sequence[int]) -> float | None:
+    def task_switch(self, ids: Sequence[int]) -> Times | None:
         if self._engine is None or not self._switchable or len(self._tasks()) < 2:
             return None
         self._task = (self._task + 1) % len(self._tasks())
         name = self._tasks()[self._task]
-        began = time.perf_counter()
-        self._engine.task(name)
-        self._engine.adapt(ids)
-        return time.perf_counter() - began
+        times = Times()
+        with times.one():
+            self._engine.task(name)
+            self._engine.adapt(ids)
+        return times
 
-    def adapter_switch(self, ids: Sequence[int]) -> float | None:
+    def adapter_switch(self, ids: Sequence[int]) -> Times | None:
         if self._engine is None or self._adapter is None or not self._switchable:
             return None
         self._engine.use(None)
-        began = time.perf_counter()
-        self._engine.load(self._adapter)
-        self._engine.use(self._adapter)
-        self._choose_task()
-        self._engine.adapt(ids)
-        return time.perf_counter() - began
+        times = Times()
+        with times.one():
+            self._engine.load(self._adapter)
+            self._engine.use(self._adapter)
+            self._choose_task()
+            self._engine.adapt(ids)
+        return times
 
     def _session(self) -> ort.InferenceSession:
         return session.create(self._path, threads=self._threads, ops=self._ops)
@@ -123,29 +145,20 @@ class Subject:
             self._engine.task(self._tasks()[self._task])
 
 
-def noise(item: ort.NodeArg) -> ort.OrtValue:
-    """A small random value for an adapter input; sizes that the graph leaves open are 1."""
-    shape = [size if isinstance(size, int) else 1 for size in item.shape]
-    values = np.random.default_rng(len(item.name)).normal(0.0, 0.01, shape)
-    return ort.OrtValue.ortvalue_from_numpy(values.astype(dtype_of(item.type)))
-
-
 class Server:
     """Answers the parent's requests."""
 
     def __init__(self) -> None:
         self._before = memory.mark()
         self._subject: Subject | None = None
-        self._request: dict[str, Any] = {}
         self._prompt: list[int] = []
         self._answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "open": self._open,
             "prompt": self._set_prompt,
-            "prefill": lambda request: {"seconds": self._open_subject.prefill(self._prompt, request["room"])},
-            "decode": lambda request: {"seconds": self._open_subject.decode(self._prompt, request["tokens"])},
-            "task_switch": lambda _: {"seconds": self._open_subject.task_switch(self._prompt)},
-            "adapter_switch": lambda _: {"seconds": self._open_subject.adapter_switch(self._prompt)},
-            "reopen": self._reopen,
+            "prefill": lambda request: _times(self._open_subject.prefill(self._prompt, request["room"])),
+            "decode": lambda request: _times(self._open_subject.decode(self._prompt, request["tokens"])),
+            "task_switch": lambda _: _times(self._open_subject.task_switch(self._prompt)),
+            "adapter_switch": lambda _: _times(self._open_subject.adapter_switch(self._prompt)),
             "memory": self._memory,
         }
 
@@ -165,7 +178,6 @@ class Server:
         return self._subject
 
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._request = request
         self._subject = Subject(request["variant"], request["threads"])
         library = library_path() if request["variant"]["ops"] == "auto" else None
         return {
@@ -174,11 +186,6 @@ class Server:
             "ops": "bodies" if library is None else "library",
         }
 
-    def _reopen(self, _: dict[str, Any]) -> dict[str, Any]:
-        self._subject = None
-        gc.collect()
-        return self._open(self._request)
-
     def _set_prompt(self, request: dict[str, Any]) -> dict[str, Any]:
         self._prompt = [int(token) for token in request["ids"]]
         return {"tokens": len(self._prompt)}
@@ -186,6 +193,10 @@ class Server:
     def _memory(self, request: dict[str, Any]) -> dict[str, Any]:
         peak = memory.peak()
         return {"peak_bytes": peak, "increase_bytes": peak - self._before}
+
+
+def _times(times: Times | None) -> dict[str, Any]:
+    return {"seconds": None, "cpu_seconds": None} if times is None else times.to_json()
 
 
 def main() -> None:

@@ -19,7 +19,13 @@ Ops = Literal["auto", "off"]
 
 
 def create(
-    path: Path, *, threads: int, spinning: bool = False, ops: Ops = "auto", optimised: Path | None = None
+    path: Path,
+    *,
+    threads: int,
+    spinning: bool = False,
+    ops: Ops = "auto",
+    optimised: Path | None = None,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """A CPU session of the graph at `path`.
 
@@ -28,6 +34,7 @@ def create(
         spinning: whether idle threads busy-wait. Faster to wake, at the cost of energy.
         ops: "auto" registers our kernels if `edgeadapt.ops.library` finds them; "off" runs the function bodies.
         optimised: where to write the graph as the runtime runs it. For looking at; never ship it.
+        profile: where to write the runtime's own trace, by the beginning of its name; ends with `end_profiling`.
 
     Raises:
         EdgeAdaptError: the graph cannot be loaded by this ONNX Runtime.
@@ -43,6 +50,9 @@ def create(
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     library = library_path() if ops == "auto" else None
     if library is not None:
         options.register_custom_ops_library(str(library))
