@@ -10,11 +10,12 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from edgeadapt_bench.baselines import BARE
 from edgeadapt_bench.devices.base import UNKNOWN, Conditions, Fingerprint
 from edgeadapt_bench.statistics import Ratio, Summary
 from edgeadapt_bench.workloads import UNITS, Phase
 
-FORMAT = 1
+FORMAT = 2
 CLOCK_TOLERANCE = 0.05
 
 
@@ -38,15 +39,19 @@ class Origin:
 
 @dataclass(frozen=True)
 class Row:
-    """One phase of one variant. `samples` are in `unit`; `ratio` is paired, round by round, against the backbone."""
+    """One phase of one variant, in `unit`. `samples` are by the wall clock and `cpu_samples` of the process's own
+    computing, which waiting for a busy machine does not lengthen; both opening by opening. The ratios are paired, round
+    by round, against the backbone."""
 
     origin: Origin
     workload: Mapping[str, Any]
     phase: Phase
     started: str
-    samples: tuple[float, ...]
+    samples: tuple[tuple[float, ...], ...]
+    cpu_samples: tuple[tuple[float, ...], ...]
     summary: Summary
     ratio: Ratio | None
+    cpu_ratio: Ratio | None
 
     @property
     def unit(self) -> str:
@@ -64,7 +69,9 @@ class Row:
             "versions": dict(versions),
             **self.summary.to_json(),
             "ratio_to_bare": None if self.ratio is None else self.ratio.to_json(),
-            "samples": list(self.samples),
+            "cpu_ratio_to_bare": None if self.cpu_ratio is None else self.cpu_ratio.to_json(),
+            "samples": self.samples,
+            "cpu_samples": self.cpu_samples,
         }
 
 
@@ -119,21 +126,24 @@ class BenchReport:
         }
 
     def table(self) -> RenderableType:
-        """Medians per variant, and ratios to the bare backbone with their 95 % intervals."""
+        """Medians of each variant, and ratios to the bare backbone with their 95 % intervals."""
         title = f"{self.device}: {self.fingerprint.cpu}, {self._threads()}"
-        speed = _table(title, "prefill ms", "x bare", "decode ms/token", "tokens/s", "x bare")
-        other = _table("", "load ms", "task switch ms", "adapter switch ms", "peak MB", "model MB")
+        speed = _table(title, "prefill ms", "decode ms/token", "tokens/s", "load ms", "peak MB", "model MB")
+        ratio = _table("x bare", "prefill", "prefill, CPU", "decode", "decode, CPU")
+        other = _table("", "task switch ms", "adapter switch ms")
         for item in self.memory:
             name = item.origin.variant
             rows = {row.phase: row for row in self.rows if row.origin.variant == name}
-            decode = rows.get("decode")
+            prefill, decode = rows.get("prefill"), rows.get("decode")
             rate = f"{1 / decode.summary.p50:.1f}" if decode else "-"
-            prefill = rows.get("prefill")
-            speed.add_row(name, _ms(prefill, 1), _ratio(prefill), _ms(decode, 2), rate, _ratio(decode))
-            switches = _ms(rows.get("task_switch"), 2), _ms(rows.get("adapter_switch"), 1)
             sizes = f"{item.peak / 1e6:.0f}", f"{item.increase / 1e6:.0f}"
-            other.add_row(name, _ms(rows.get("load"), 0), *switches, *sizes)
-        return Group(speed, other, *self._lines())
+            speed.add_row(name, _ms(prefill, 1), _ms(decode, 2), rate, _ms(rows.get("load"), 0), *sizes)
+            if name != BARE:
+                pairs = [(None, None) if row is None else (row.ratio, row.cpu_ratio) for row in (prefill, decode)]
+                ratio.add_row(name, *(_ratio(one) for pair in pairs for one in pair))
+            if "task_switch" in rows or "adapter_switch" in rows:
+                other.add_row(name, _ms(rows.get("task_switch"), 2), _ms(rows.get("adapter_switch"), 1))
+        return Group(speed, ratio, other, *self._lines())
 
     def _threads(self) -> str:
         threads = self.memory[0].origin.threads
@@ -141,15 +151,16 @@ class BenchReport:
 
     def _lines(self) -> list[str]:
         lines = [
-            "x bare: paired ratio, median \\[95 % interval]; model MB: peak beyond the same process without the model"
+            "x bare: paired ratio \\[95 % interval over openings and rounds], by wall clock and computing time (CPU)",
+            "model MB: peak beyond the same process without the model",
         ]
         lines += [f"{item.origin.variant}: {item.origin.note}" for item in self.memory if item.origin.note]
         for bundle, files in self.sizes.items():
             large = sorted(files.items(), key=lambda item: -item[1])[:6]
             named = ", ".join(f"{name} {size / 1e6:.2f}" for name, size in large)
             lines.append(f"{bundle}: {sum(files.values()) / 1e6:.1f} MB on disk ({named}, ...)")
-        counts = {row.phase: row.summary.n for row in self.rows}
-        lines.append("samples: " + ", ".join(f"{phase} {count}" for phase, count in counts.items()))
+        counts = {row.phase: f"{row.summary.n} in {len(row.samples)}" for row in self.rows}
+        lines.append("samples in openings: " + ", ".join(f"{phase} {count}" for phase, count in counts.items()))
         lines.append(f"load average {self.before.load_average:.1f} before, {self.after.load_average:.1f} after")
         return [*lines, *(f"INVALID: {problem}" for problem in self.problems)]
 
@@ -179,7 +190,5 @@ def _ms(row: Row | None, digits: int) -> str:
     return f"{row.summary.p50 * 1e3:.{digits}f}" if row else "-"
 
 
-def _ratio(row: Row | None) -> str:
-    if row is None or row.ratio is None:
-        return "-"
-    return f"{row.ratio.value:.3f} \\[{row.ratio.low:.3f} {row.ratio.high:.3f}]"
+def _ratio(ratio: Ratio | None) -> str:
+    return "-" if ratio is None else f"{ratio.value:.3f} \\[{ratio.low:.3f} {ratio.high:.3f}]"

@@ -1,33 +1,46 @@
-"""`edgeadapt bench`: open every variant in a process of its own, let them take turns, and report.
+"""`edgeadapt bench`: open every variant in a process of its own, let them take turns, again and again, and report.
 
+opening      new processes for all variants, started in an order drawn from the effort's seed
 round k      every variant once, in an order that rotates and turns round from one round to the next
-pair         the samples of two variants in one round
-phase        warm-up rounds until two windows agree or a cap, then measured rounds (Effort)
+turn         what one variant does in one round; two variants' turns in one round are a pair
+phase        in every opening, warm-up rounds until two windows agree or a cap, then measured rounds (Effort)
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.files import sha256_of, write_json
 from edgeadapt_bench import devices, statistics
 from edgeadapt_bench.baselines import BARE, Variant, variants
-from edgeadapt_bench.devices import Worker
+from edgeadapt_bench.devices import Device, Worker
 from edgeadapt_bench.report import BenchReport, Memory, Origin, Row
 from edgeadapt_bench.workloads import PHASES, QUICK, SHARES, SWITCHES, THOROUGH, Effort, Phase, Workload
 
 Tell = Callable[[str], None]
-Samples = list[float]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Samples of one turn in seconds: by the wall clock, and of the process's own computing."""
+
+    wall: tuple[float, ...]
+    cpu: tuple[float, ...]
+
+
+Turns = list[Turn]
 
 
 def bench(
@@ -63,15 +76,7 @@ def bench(
     where = devices.choose(device)
     chosen = variants(Bundle.open(bundle), baselines)
     before = where.conditions()
-    with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for variant in chosen:
-            say(f"opening {variant.name}")
-            workers[variant.name] = stack.enter_context(where.worker(variant, threads))
-        for worker in workers.values():
-            worker.call("prompt", ids=work.prompt(worker.opened["vocabulary_size"]))
-        origins = {variant.name: _origin(variant, workers[variant.name], threads) for variant in chosen}
-        rows, memory = _measure(_Bench(workers, origins, work, plan, began), say)
+    rows, memory = _measure(_Bench(where, chosen, threads, work, plan, began, say))
     report = BenchReport(
         device=where.name,
         emulated=where.emulated,
@@ -93,41 +98,60 @@ def bench(
 
 @dataclass(frozen=True)
 class _Bench:
-    """What stays the same over one run's phases; `began` is the monotonic clock at its start."""
+    """What stays the same over one run; `began` is the monotonic clock at its start."""
 
-    workers: Mapping[str, Worker]
-    origins: Mapping[str, Origin]
+    device: Device
+    variants: Sequence[Variant]
+    threads: int
     work: Workload
     plan: Effort
     began: float
+    say: Tell
+
+    @contextmanager
+    def opened(self, names: Sequence[str]) -> Iterator[dict[str, Worker]]:
+        """New processes, started in the order of `names`."""
+        variants = {variant.name: variant for variant in self.variants}
+        with ExitStack() as stack:
+            workers: dict[str, Worker] = {}
+            for name in names:
+                workers[name] = stack.enter_context(self.device.worker(variants[name], self.threads))
+                workers[name].call("prompt", ids=self.work.prompt(workers[name].opened["vocabulary_size"]))
+            yield workers
 
 
-def _measure(run: _Bench, say: Tell) -> tuple[list[Row], list[Memory]]:
-    """Open the models again and again; every phase's turns from all openings together are its samples."""
-    began = time.monotonic()
-    whole = affordable(run.plan, began - run.began)
-    plan = whole.per_opening()
-    memory: list[Memory] = []
-    started: dict[Phase, str] = {}
-    taken: dict[Phase, dict[str, list[Samples]]] = {phase: {} for phase in PHASES}
-    each = None if whole.total_seconds is None else whole.total_seconds / whole.openings
-    for opening in range(whole.openings):
-        begin = time.monotonic() if each is None else began + opening * each
-        started.setdefault("load", _now())
-        for name in order(list(run.workers), opening):
-            answer = run.workers[name].call("reopen") if opening else run.workers[name].opened
-            taken["load"].setdefault(name, []).append([answer["load_s"]])
-        for phase, share in SHARES.items():
-            if opening and phase in SWITCHES:
-                continue
-            say(f"measuring {phase.replace('_', ' ')}, opening {opening + 1} of {whole.openings}")
+def _measure(run: _Bench) -> tuple[list[Row], list[Memory]]:
+    """Open all variants again and again; their turns in all openings together are a phase's samples."""
+    rng = np.random.default_rng(run.plan.seed)
+    names = [variant.name for variant in run.variants]
+    started: dict[Phase, str] = {"load": _now()}
+    taken: dict[Phase, dict[str, list[Turns]]] = {phase: {} for phase in PHASES}
+
+    def measure(workers: Mapping[str, Worker], phases: Sequence[Phase], plan: Effort, begin: float) -> None:
+        for name, worker in workers.items():
+            taken["load"].setdefault(name, []).append([_turn(worker.opened)])
+        for phase in phases:
             started.setdefault(phase, _now())
-            end = None if each is None else begin + each * share
-            for name, turns in interleave(run.workers, _asker(phase, run.work), plan, end).items():
-                taken[phase].setdefault(name, []).extend(turns)
-        if not memory:  # opened once: what a user of one session pays
-            memory = [_memory(run.origins[name], worker) for name, worker in run.workers.items()]
-    return [row for phase in PHASES for row in _rows(taken[phase], run, phase, started.get(phase, ""))], memory
+            end = None if plan.total_seconds is None else begin + plan.total_seconds * SHARES[phase]
+            for name, turns in interleave(workers, _asker(phase, run.work), plan, end).items():
+                taken[phase].setdefault(name, []).append(turns)
+
+    run.say(f"opening {', '.join(names)}")
+    with run.opened(names) as workers:
+        first = time.monotonic()
+        whole = affordable(run.plan, first - run.began)
+        plan = whole.per_opening()
+        origins = {variant.name: _origin(variant, workers[variant.name], run.threads) for variant in run.variants}
+        run.say(f"measuring, opening 1 of {whole.openings}")
+        measure(workers, list(SHARES), plan, first)
+        memory = [_memory(origins[name], workers[name]) for name in names]
+    for opening in range(1, whole.openings):
+        begin = time.monotonic() if plan.total_seconds is None else first + opening * plan.total_seconds
+        run.say(f"measuring, opening {opening + 1} of {whole.openings}")
+        with run.opened([names[index] for index in rng.permutation(len(names))]) as workers:
+            measure(workers, [phase for phase in SHARES if phase not in SWITCHES], plan, begin)
+    rows = [_rows(taken[phase], origins, run.work, phase, started.get(phase, "")) for phase in PHASES]
+    return [row for found in rows for row in found], memory
 
 
 def affordable(plan: Effort, opening_seconds: float) -> Effort:
@@ -141,31 +165,31 @@ def affordable(plan: Effort, opening_seconds: float) -> Effort:
 
 
 def interleave(
-    workers: Mapping[str, Worker], ask: Callable[[Worker], Samples | None], plan: Effort, end: float | None
-) -> dict[str, list[Samples]]:
+    workers: Mapping[str, Worker], ask: Callable[[Worker], Turn | None], plan: Effort, end: float | None
+) -> dict[str, Turns]:
     """Let the workers take turns until the plan is fulfilled, or the monotonic clock passes `end`.
 
     Warm-up may take a third of the time until `end`. A round that `end` cuts short is dropped. If not one round could
     be measured, those of the warm-up are what there is: a few are better than none, and the row has their number.
 
     Returns:
-        For every worker that takes part in this phase, its samples, turn by turn; turns of one index are one round.
+        For every worker that takes part in this phase, its turns; those of one index are one round.
     """
 
     def late(end: float | None) -> bool:
         return end is not None and time.monotonic() >= end
 
-    def turns(number: int, names: Sequence[str]) -> dict[str, Samples] | None:
-        taken: dict[str, Samples] = {}
+    def turns(number: int, names: Sequence[str]) -> dict[str, Turn] | None:
+        taken: dict[str, Turn] = {}
         for name in order(names, number):
             if late(end):
                 return None
-            samples = ask(workers[name])
-            if samples is not None:
-                taken[name] = samples
+            turn = ask(workers[name])
+            if turn is not None:
+                taken[name] = turn
         return taken
 
-    warm_up: list[dict[str, Samples]] = []
+    warm_up: list[dict[str, Turn]] = []
     begin = time.monotonic()
     warm = None if end is None else begin + (end - begin) / 3
     while len(warm_up) < plan.warm_up_rounds and not late(warm):
@@ -176,7 +200,7 @@ def interleave(
         if not taken or all(_settled(warm_up, name, plan) for name in taken):
             break
     names = list(warm_up[0]) if warm_up else list(workers)
-    measured: list[dict[str, Samples]] = []
+    measured: list[dict[str, Turn]] = []
     began = time.monotonic()
     while names and not (
         len(measured) >= plan.samples and (time.monotonic() - began >= plan.seconds or len(measured) >= plan.most)
@@ -189,8 +213,8 @@ def interleave(
     return {name: [taken[name] for taken in kept] for name in names if kept}
 
 
-def _settled(rounds: Sequence[Mapping[str, Samples]], name: str, plan: Effort) -> bool:
-    return statistics.settled([_mean(taken[name]) for taken in rounds], plan.window, plan.agreement)
+def _settled(rounds: Sequence[Mapping[str, Turn]], name: str, plan: Effort) -> bool:
+    return statistics.settled([_mean(taken[name].wall) for taken in rounds], plan.window, plan.agreement)
 
 
 def order(names: Sequence[str], turn: int) -> list[str]:
@@ -200,35 +224,40 @@ def order(names: Sequence[str], turn: int) -> list[str]:
     return rotated[::-1] if turn % 2 else rotated
 
 
-def _asker(phase: Phase, work: Workload) -> Callable[[Worker], Samples | None]:
+def _asker(phase: Phase, work: Workload) -> Callable[[Worker], Turn | None]:
     arguments: dict[str, Any] = {}
     if phase == "decode":
         arguments = {"tokens": work.decode_tokens}
     elif phase == "prefill":
         arguments = {"room": work.decode_tokens}
 
-    def ask(worker: Worker) -> Samples | None:
-        seconds = worker.call(phase, **arguments)["seconds"]
-        return None if seconds is None else list(seconds) if isinstance(seconds, list) else [seconds]
+    def ask(worker: Worker) -> Turn | None:
+        answer = worker.call(phase, **arguments)
+        return None if answer["seconds"] is None else _turn(answer)
 
     return ask
 
 
-def _rows(taken: Mapping[str, list[Samples]], run: _Bench, phase: Phase, started: str) -> list[Row]:
-    work = run.work
-    bare = [_mean(turn) for turn in taken.get(BARE, [])]
+def _turn(answer: Mapping[str, Any]) -> Turn:
+    return Turn(tuple(answer["seconds"]), tuple(answer["cpu_seconds"]))
+
+
+def _rows(
+    taken: Mapping[str, list[Turns]], origins: Mapping[str, Origin], work: Workload, phase: Phase, started: str
+) -> list[Row]:
+    sizes = {"name": work.name, "prompt_tokens": work.prompt_tokens, "decode_tokens": work.decode_tokens, "batch": 1}
+    bare = taken.get(BARE)
     rows = []
-    for name, turns in taken.items():
-        samples = tuple(sample for turn in turns for sample in turn)
-        compared = bool(bare) and name != BARE
-        ratio = statistics.paired_ratio([_mean(turn) for turn in turns], bare) if compared else None
-        sizes = {
-            "name": work.name,
-            "prompt_tokens": work.prompt_tokens,
-            "decode_tokens": work.decode_tokens,
-            "batch": 1,
-        }
-        rows.append(Row(run.origins[name], sizes, phase, started, samples, statistics.summarise(samples), ratio))
+    for name, openings in taken.items():
+        wall = tuple(tuple(sample for turn in turns for sample in turn.wall) for turns in openings)
+        cpu = tuple(tuple(sample for turn in turns for sample in turn.cpu) for turns in openings)
+        summary = statistics.summarise([sample for opening in wall for sample in opening])
+        ratios: list[statistics.Ratio | None] = [None, None]
+        if bare is not None and name != BARE:
+            ratios = [
+                statistics.paired_ratio(_means(openings, clock), _means(bare, clock)) for clock in ("wall", "cpu")
+            ]
+        rows.append(Row(origins[name], sizes, phase, started, wall, cpu, summary, ratios[0], ratios[1]))
     return rows
 
 
@@ -267,7 +296,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _mean(samples: Samples) -> float:
+def _means(openings: Sequence[Turns], clock: Literal["wall", "cpu"]) -> list[list[float]]:
+    """Each turn's mean, by opening."""
+    return [[_mean(getattr(turn, clock)) for turn in turns] for turns in openings]
+
+
+def _mean(samples: Sequence[float]) -> float:
     return sum(samples) / len(samples)
 
 

@@ -2,8 +2,14 @@
 
     quantiles    linear interpolation between order statistics
     interval     percentile bootstrap of the median, 95 %: resample n of n with replacement, `RESAMPLES` times
-    ratio        of paired samples a_i, b_i taken in the same round: median of a_i / b_i, and its bootstrap interval
-                 over rounds. What slows the machine down for a while slows both halves of a pair, and cancels.
+    ratio        of samples a_ok, b_ok taken in round k of opening o, with the models opened anew, in processes of their
+                 own, for every o:      median_o median_k (a_ok / b_ok)
+                 What slows the machine down for a while slows both halves of a pair, and cancels. Where a process's
+                 memory happens to lie moves its speed by some percent for as long as it lives: it does not cancel
+                 in a median over rounds, and is what the openings are for.
+    its interval hierarchical percentile bootstrap, 95 %: openings are drawn with replacement, and rounds within each
+                 opening drawn. With one opening only rounds are, and the interval knows nothing of a process's luck;
+                 with fewer than about eight it is too narrow.
 
 No sample is thrown away: medians do not need it, and a tail is a result.
 """
@@ -42,8 +48,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Median of paired ratios and its 95 % interval. Below 1: the numerator is faster."""
+    """Ratio of paired samples and its 95 % interval. Below 1: the numerator is faster."""
 
+    openings: int
     pairs: int
     value: float
     low: float
@@ -74,24 +81,41 @@ def summarise(samples: Sequence[float]) -> Summary:
     )
 
 
-def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Ratio:
-    """The two sequences' i-th samples belong together. Raises ValueError for unequal or no samples."""
-    above, below = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
-    if above.shape != below.shape or above.ndim != 1 or not len(above):
-        raise ValueError(f"{above.shape} and {below.shape} are not pairs of samples")
-    ratios = above / below
-    low, high = median_interval(ratios)
-    return Ratio(pairs=len(ratios), value=float(np.median(ratios)), low=low, high=high)
+def paired_ratio(numerator: Sequence[Sequence[float]], denominator: Sequence[Sequence[float]]) -> Ratio:
+    """Samples by opening and round; those of one opening and round belong together.
+
+    Raises ValueError if they do not pair up, or if there are none.
+    """
+    ratios = []
+    for above, below in zip(numerator, denominator, strict=True):
+        if len(above) != len(below) or not len(above):
+            raise ValueError(f"{len(above)} and {len(below)} are not pairs of samples")
+        ratios.append(np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64))
+    if not ratios:
+        raise ValueError("no samples to compare")
+    rng = np.random.default_rng(SEED)
+    medians = np.stack([_resampled_medians(rng, values) for values in ratios])
+    drawn = rng.integers(0, len(ratios), size=(len(ratios), RESAMPLES))
+    low, high = _quantiles(np.median(medians[drawn, rng.integers(0, RESAMPLES, size=drawn.shape)], axis=0))
+    value = np.median([np.median(values) for values in ratios])
+    return Ratio(len(ratios), sum(map(len, ratios)), float(value), float(low), float(high))
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
     """Percentile bootstrap interval of the median, [n] -> (low, high)."""
-    rng = np.random.default_rng(SEED)
-    drawn = rng.integers(0, len(values), size=(RESAMPLES, len(values)))
-    medians = np.median(values[drawn], axis=1)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(medians, (tail, 1 - tail))
+    low, high = _quantiles(_resampled_medians(np.random.default_rng(SEED), values))
     return float(low), float(high)
+
+
+def _resampled_medians(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:
+    """Medians of `RESAMPLES` resamples of [n] values."""
+    drawn = rng.integers(0, len(values), size=(RESAMPLES, len(values)))
+    return np.asarray(np.median(values[drawn], axis=1))
+
+
+def _quantiles(resamples: np.ndarray) -> np.ndarray:
+    tail = (1 - LEVEL) / 2
+    return np.asarray(np.quantile(resamples, (tail, 1 - tail)))
 
 
 def settled(samples: Sequence[float], window: int, tolerance: float) -> bool:

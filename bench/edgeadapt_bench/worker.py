@@ -1,6 +1,6 @@
 """The measured process. One variant, resident; the parent asks by JSON lines on standard input, one answer line each.
 
-    open            variant, threads   verify the bundle, load the graph        -> load_s, ops, vocabulary_size
+    open            variant, threads   verify the bundle, load the graph        -> times, ops, vocabulary_size
     prompt          ids                the prompt of all that follows           -> tokens
     prefill         room               run the prompt, keep room for an answer  -> times of one run
     decode          tokens             so many steps behind the prompt          -> times of each step
@@ -67,19 +67,17 @@ class Subject:
         self._switchable = self._adapter is not None and bundle.adapter(self._adapter).kind != "merged"
         self._engine: Engine | None = None
         self._task = 0
-        loading = Times()
-        with loading.one():
-            self.decoder = self._load(bundle, variant)
-        self.load = loading
-        if variant["random_inputs"]:
-            extra = other_inputs(base)
-            context = bundle.manifest.backbone.context_length
-            self.decoder = Decoder(base, adapter_inputs=tuple(extra), context_length=context)
-            self.decoder.feed({name: noise(item) for name, item in extra.items()})
-        else:
-            self._engine = Engine(bundle, base, threads=threads, ops=self._ops)
-            self.decoder = self._engine.decoder
-        self.load_s = time.perf_counter() - began
+        self.load = Times()
+        with self.load.one():
+            base = self._session()
+            if variant["random_inputs"]:
+                extra = other_inputs(base)
+                context = bundle.manifest.backbone.context_length
+                self.decoder = Decoder(base, adapter_inputs=tuple(extra), context_length=context)
+                self.decoder.feed({name: noise(item) for name, item in extra.items()})
+            else:
+                self._engine = Engine(bundle, base, threads=threads, ops=self._ops)
+                self.decoder = self._engine.decoder
         if self._engine is not None and self._adapter is not None:
             self._engine.use(self._adapter)
             self._choose_task()
@@ -181,7 +179,7 @@ class Server:
         self._subject = Subject(request["variant"], request["threads"])
         library = library_path() if request["variant"]["ops"] == "auto" else None
         return {
-            "load_s": self._subject.load_s,
+            **_times(self._subject.load),
             "vocabulary_size": self._subject.decoder.vocabulary_size,
             "ops": "bodies" if library is None else "library",
         }

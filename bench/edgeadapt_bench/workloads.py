@@ -49,20 +49,22 @@ class Workload:
 class Effort:
     """How much to measure. The numbers are totals over all openings.
 
-    The models are opened `openings` times, since where a session's weights happen to lie in memory moves its speed by
-    some percent for as long as it lives: measured once, that would pass for a property of the variant. A phase ends
-    after `samples` rounds and `seconds`, at the latest after `most` rounds; or, where the whole run has
-    `total_seconds`, at its share of them (`SHARES`). Warm-up, in every opening: until two windows agree, or a cap.
+    The models are opened `openings` times, each time in new processes and in another order (drawn from `seed`), since
+    where a process's memory happens to lie moves its speed by some percent for as long as it lives: measured once,
+    that would pass for a property of the variant. A phase ends after `samples` rounds and `seconds`, at the latest
+    after `most` rounds; or, where the whole run has `total_seconds`, at its share of them (`SHARES`). Warm-up, in every
+    opening: until two windows agree, or a cap.
     """
 
-    samples: int = 30
-    openings: int = 5
+    samples: int = 100
+    openings: int = 20
     seconds: float = 10.0
     most: int = 300
     window: int = 3
     agreement: float = 0.05
     warm_up_rounds: int = 20
     total_seconds: float | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.samples, self.openings, self.most, self.window, self.warm_up_rounds) < 1 or self.seconds < 0:
@@ -78,12 +80,12 @@ class Effort:
             seconds=self.seconds / self.openings,
             most=-(-self.most // self.openings),
             openings=1,
-            total_seconds=None,
+            total_seconds=None if self.total_seconds is None else self.total_seconds / self.openings,
         )
 
 
 THOROUGH = Effort()
-QUICK = Effort(openings=2, seconds=1.0, window=2, warm_up_rounds=4, total_seconds=33.0)
+QUICK = Effort(samples=30, openings=4, seconds=1.0, window=2, warm_up_rounds=4, total_seconds=33.0)
 # Of an opening's time, where there is a bound: by when each phase has to be over. Switches do not depend on where
 # weights lie; they are measured in the first opening.
 SHARES: dict[Phase, float] = {"decode": 0.60, "prefill": 0.90, "task_switch": 0.95, "adapter_switch": 1.0}

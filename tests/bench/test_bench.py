@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgeadapt.bundle import Bundle
@@ -35,7 +36,8 @@ def report(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> tupl
     work = Workload(prompt_tokens=20, decode_tokens=3)
     bundle = exported("himalaya", "int4")
     found = bench(bundle, baselines=chosen, json_out=out, effort=BRIEF, tell=told.append, workload=work)
-    assert told[0] == "opening bare"
+    assert told[0].startswith("opening bare, himalaya, ")
+    assert told[1:] == [f"measuring, opening {number} of 3" for number in (1, 2, 3)]
     return found, json.loads(out.read_text())
 
 
@@ -60,14 +62,17 @@ def test_every_variant_has_every_phase_that_it_can_have(report: tuple[BenchRepor
 def test_samples_and_ratios(report: tuple[BenchReport, dict[str, Any]]) -> None:
     for row in report[0].rows:
         # Three openings of two rounds; of 3 tokens each in decoding. Switches are measured in the first opening.
-        counts = {"load": 3, "decode": 18, "prefill": 6}
-        assert len(row.samples) == counts.get(row.phase, 2)
-        assert all(sample > 0 for sample in row.samples)
+        shapes = {"load": (3, 1), "decode": (3, 6), "prefill": (3, 2)}
+        for samples in (row.samples, row.cpu_samples):
+            assert np.shape(samples) == shapes.get(row.phase, (1, 2))
+            assert np.min(samples) > 0
         assert row.summary.minimum <= row.summary.p50 <= row.summary.p90 <= row.summary.maximum
         comparable = row.phase in ("load", "prefill", "decode") and row.origin.variant != "bare"
-        assert (row.ratio is not None) == comparable
-        if row.ratio is not None:
-            assert row.ratio.low <= row.ratio.value <= row.ratio.high
+        for ratio in (row.ratio, row.cpu_ratio):
+            assert (ratio is not None) == comparable
+            if ratio is not None:
+                assert ratio.openings == 3
+                assert ratio.low <= ratio.value <= ratio.high
 
 
 def test_a_row_says_where_it_came_from(report: tuple[BenchReport, dict[str, Any]], exported: Exported) -> None:
@@ -109,7 +114,7 @@ def test_the_table_fits_a_terminal(report: tuple[BenchReport, dict[str, Any]]) -
     console.print(report[0].table())
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
-    for word in ("lora8-merged", "decode ms/token", "x bare", "task switch ms", "MB on disk"):
+    for word in ("lora8-merged", "decode ms/token", "x bare", "decode, CPU", "task switch ms", "MB on disk"):
         assert word in text
 
 
@@ -156,7 +161,8 @@ def test_a_worker_passes_its_error_on(exported: Exported, tmp_path: Path) -> Non
         with pytest.raises(EdgeAdaptError, match="x: the prompt is empty"):
             worker.call("prefill", room=1)
         worker.call("prompt", ids=[5, 6, 7])
-        assert worker.call("prefill", room=1)["seconds"] > 0
+        answer = worker.call("prefill", room=1)
+        assert len(answer["seconds"]) == len(answer["cpu_seconds"]) == 1
 
 
 def test_a_worker_that_is_killed_is_named() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_bench.run import affordable, interleave, order
+from edgeadapt_bench.run import Turn, affordable, interleave, order
 from edgeadapt_bench.workloads import Effort, Workload
 
 PLAN = Effort(samples=12, seconds=0.0, most=100, window=2, warm_up_rounds=20)
@@ -35,9 +35,9 @@ class Clockwork:
         return {"seconds": value}
 
 
-def ask(worker: Any) -> list[float] | None:
+def ask(worker: Any) -> Turn | None:
     seconds = worker.call("prefill")["seconds"]
-    return None if seconds < 0 else [seconds]
+    return None if seconds < 0 else Turn((seconds,), (seconds / 2,))
 
 
 def test_everyone_has_every_turn_and_every_neighbour() -> None:
@@ -62,7 +62,7 @@ def test_samples_of_the_warm_up_are_not_kept() -> None:
     turns: list[str] = []
     cooling = Clockwork("a", turns, [9.0, 8.0, 5.0, 3.0, 1.0, 1.0, 1.0, 1.0])
     taken = interleave({"a": cooling}, ask, PLAN, end=None)
-    assert taken["a"] == [[1.0]] * 12
+    assert taken["a"] == [Turn((1.0,), (0.5,))] * 12
 
 
 def test_a_warm_up_that_never_settles_ends_at_its_cap() -> None:
@@ -70,7 +70,7 @@ def test_a_warm_up_that_never_settles_ends_at_its_cap() -> None:
     restless = Clockwork("a", turns, [float(2**i) for i in range(200)])
     taken = interleave({"a": restless}, ask, PLAN, end=None)
     assert len(turns) == PLAN.warm_up_rounds + 12
-    assert taken["a"][0] == [2.0**PLAN.warm_up_rounds]
+    assert taken["a"][0].wall == (2.0**PLAN.warm_up_rounds,)
 
 
 def test_who_cannot_take_part_is_left_out() -> None:
@@ -118,7 +118,7 @@ def test_a_model_that_opens_slowly_is_opened_less_often() -> None:
 
 def test_openings_share_the_totals() -> None:
     one = Effort(samples=30, openings=4, seconds=10.0, most=300, total_seconds=40.0).per_opening()
-    assert (one.samples, one.seconds, one.most, one.openings, one.total_seconds) == (8, 2.5, 75, 1, None)
+    assert (one.samples, one.seconds, one.most, one.openings, one.total_seconds) == (8, 2.5, 75, 1, 10.0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeadapt_bench.statistics import paired_ratio, settled, summarise
+from edgeadapt_bench.statistics import Ratio, paired_ratio, settled, summarise
 
 
 def test_known_figures() -> None:
@@ -25,9 +25,13 @@ def test_no_samples_have_no_figures() -> None:
     with pytest.raises(ValueError, match="no samples"):
         summarise([])
     with pytest.raises(ValueError, match="not pairs"):
-        paired_ratio([1.0, 2.0], [1.0])
+        paired_ratio([[1.0, 2.0]], [[1.0]])
     with pytest.raises(ValueError, match="not pairs"):
+        paired_ratio([[]], [[]])
+    with pytest.raises(ValueError, match="no samples to compare"):
         paired_ratio([], [])
+    with pytest.raises(ValueError, match="shorter"):
+        paired_ratio([[1.0], [1.0]], [[1.0]])
 
 
 def test_the_interval_of_the_median_covers_it() -> None:
@@ -40,33 +44,47 @@ def test_the_interval_of_the_median_covers_it() -> None:
     assert covered >= 270
 
 
-def rounds(rng: np.random.Generator, count: int, factor: float) -> tuple[list[float], list[float]]:
-    """Two variants' samples of a machine whose speed drifts by half and that stalls now and then."""
+def rounds(rng: np.random.Generator, count: int, factor: float, luck: float = 0.0) -> tuple[list[float], list[float]]:
+    """Two variants' samples in one opening, on a machine whose speed drifts by half and that stalls now and then.
+
+    `luck`: deviation of what a process gains or loses for as long as it lives.
+    """
     drift = np.exp(np.cumsum(rng.normal(0, 0.05, count)))
     noise = np.exp(rng.normal(0, 0.01, (2, count)))
     stalls = 1 + 2 * (rng.random((2, count)) < 0.05)
-    first, second = 0.01 * drift * noise * stalls
+    first, second = 0.01 * drift * noise * stalls * np.exp(rng.normal(0, luck, (2, 1)))
     return (first * factor).tolist(), second.tolist()
+
+
+def ratio(rng: np.random.Generator, openings: int, count: int, factor: float, luck: float = 0.0) -> Ratio:
+    pairs = [rounds(rng, count, factor, luck) for _ in range(openings)]
+    return paired_ratio([above for above, _ in pairs], [below for _, below in pairs])
 
 
 def test_the_same_against_itself_is_one() -> None:
     """A/A: the interval of the ratio holds 1 in at least 90 of 100 trials."""
     rng = np.random.default_rng(1)
-    held = 0
-    for _ in range(100):
-        ratio = paired_ratio(*rounds(rng, 30, 1.0))
-        held += ratio.low <= 1.0 <= ratio.high
-    assert held >= 90
+    found = [ratio(rng, 1, 30, 1.0) for _ in range(100)]
+    assert sum(one.low <= 1.0 <= one.high for one in found) >= 90
 
 
 def test_two_percent_slower_is_seen() -> None:
     rng = np.random.default_rng(2)
-    seen = 0
-    for _ in range(100):
-        ratio = paired_ratio(*rounds(rng, 30, 1.02))
-        seen += ratio.low > 1.0
-        assert ratio.value == pytest.approx(1.02, abs=0.02)
-    assert seen >= 90
+    found = [ratio(rng, 1, 30, 1.02) for _ in range(100)]
+    assert sum(one.low > 1.0 for one in found) >= 90
+    assert all(one.value == pytest.approx(1.02, abs=0.02) for one in found)
+
+
+def test_openings_tell_a_process_from_a_variant() -> None:
+    """Processes that differ by 1.5 % by luck: one opening is sure of what is not there; twenty are not, and know the
+    ratio to 1.5 %."""
+    rng = np.random.default_rng(4)
+    once = [ratio(rng, 1, 100, 1.0, luck=0.015) for _ in range(100)]
+    often = [ratio(rng, 20, 5, 1.0, luck=0.015) for _ in range(100)]
+    assert sum(one.low <= 1.0 <= one.high for one in once) < 50
+    assert sum(one.low <= 1.0 <= one.high for one in often) >= 88
+    assert np.median([one.high - one.low for one in often]) < 0.03
+    assert (often[0].openings, often[0].pairs) == (20, 100)
 
 
 def test_unpaired_medians_would_not_have_seen_it() -> None:
