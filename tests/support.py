@@ -60,6 +60,43 @@ def tiny_backbone(
     return folder
 
 
+def tiny_encoder(folder: Path, *, kind: str = "bert", layers: int = 2, hidden: int = 64, seed: int = 0) -> Path:
+    """A random BERT or DistilBERT, every bias and normalisation of it random too, and the tokenizer of the decoder."""
+    import torch
+    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if kind == "bert":
+            model: Any = BertModel(
+                BertConfig(
+                    vocab_size=TINY_VOCABULARY,
+                    hidden_size=hidden,
+                    num_hidden_layers=layers,
+                    num_attention_heads=4,
+                    intermediate_size=2 * hidden,
+                    max_position_embeddings=96,
+                )
+            )
+        else:
+            model = DistilBertModel(
+                DistilBertConfig(
+                    vocab_size=TINY_VOCABULARY,
+                    dim=hidden,
+                    n_layers=layers,
+                    n_heads=4,
+                    hidden_dim=2 * hidden,
+                    max_position_embeddings=96,
+                )
+            )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    tiny_tokenizer(folder)
+    return folder
+
+
 def tiny_tokenizer(folder: Path) -> None:
     """Write tokenizer.json and its configuration: one token per byte, <pad> 0, <s> 1, </s> 2."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -36,9 +36,9 @@ class PackProjections(ir.passes.InPlacePass):
 def _linear(value: ir.Value | None) -> ir.Node | None:
     """The MatMul by a constant that makes `value` for one use only."""
     node = None if value is None else value.producer()
-    if node is None or node.op_type != "MatMul" or float_matrix(node.inputs[1]) is None or len(list(value.uses())) != 1:
+    if node is None or node.op_type != "MatMul" or float_matrix(node.inputs[1]) is None:
         return None
-    return node
+    return node if len(list(node.outputs[0].uses())) == 1 else None
 
 
 def _pack(model: ir.Model, linears: list[ir.Node]) -> None:
