@@ -4,8 +4,10 @@
 //     struct Dots {
 //       static constexpr int32_t kOffset8;   // 8-bit codes enter a dot product as c - kOffset8, 4-bit ones as they are
 //
-//       // One activation row, `rows` weight rows, the next `blocks` (1 to 4) blocks of each; at 4 bits of 32 codes.
-//       // out[i] lane b = sum_k c_k q_k over block b of the codes at w[i]; lanes from `blocks` on are zero.
+//       // One activation row, `rows` weight rows, the next `blocks` (1, 2 or 4) blocks of each; at 4 bits of 32 codes.
+//       // out[i] lane b = sum_k c_k q_k over block b of the codes at w[i]; lanes from `blocks` on are zero. Of a
+//       single
+//       // block the four lanes together are the sum.
 //       template <size_t blocks, size_t rows> static void Row4(const uint8_t** w, const int8_t** q, I4* out);
 //       template <size_t blocks, size_t rows>
 //       static void Row8(const uint8_t** w, const int8_t** q, size_t block, I4* out);
@@ -29,6 +31,13 @@
 #include "quant.h"
 
 #define EDGEADAPT_INLINE static inline __attribute__((always_inline))
+
+// Before a loop over rows, blocks or lanes: it is short and its counter indexes what should be registers.
+#if defined(__clang__)
+#define EDGEADAPT_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define EDGEADAPT_UNROLL _Pragma("GCC unroll 8")
+#endif
 
 namespace edgeadapt {
 namespace {

@@ -5,7 +5,9 @@
 namespace edgeadapt {
 namespace {
 
-constexpr size_t kRowsAtOnce = 2;  // weight rows that share what is loaded of the activations
+// Weight rows that share what is loaded of the activations.
+constexpr size_t kRowsAtOnce = 4;       // for one activation row
+constexpr size_t kPanelRowsAtOnce = 2;  // for a panel, whose sums take kPanel times the registers
 
 template <class T, class From>
 EDGEADAPT_INLINE T LoadAs(const From* p) {
@@ -98,6 +100,15 @@ void Quantise(const QuantWeight& w, const float* x, size_t rows, size_t r, const
   w.bits == 4 ? QuantiseAs<4>(w, x, rows, r, out) : QuantiseAs<8>(w, x, rows, r, out);
 }
 
+// What is known of a weight when the loops are compiled; a block of 0 is known when they run.
+template <int bits_, bool points_, size_t block_>
+struct Form {
+  static constexpr int bits = bits_;
+  static constexpr bool points = points_;
+
+  EDGEADAPT_INLINE size_t Block(const QuantWeight& w) { return block_ != 0 ? block_ : w.block; }
+};
+
 // The zero points of one weight row, less what a dot product has taken off the codes already.
 template <int bits, bool given>
 struct Points {
@@ -126,136 +137,146 @@ struct Points {
   }
 };
 
-// The first `lanes` of four numbers, zeros for the rest.
-template <size_t lanes>
-EDGEADAPT_INLINE V4 LoadFirst(const float* p) {
-  if constexpr (lanes == 4) return LoadAs<V4>(p);
+// The numbers of `blocks` blocks, one in each lane and zeros for the rest; of a single block, its number in every lane.
+template <size_t blocks>
+EDGEADAPT_INLINE V4 LoadNumbers(const float* p) {
+  if constexpr (blocks == 4) return LoadAs<V4>(p);
+  if constexpr (blocks == 1) return V4{} + *p;
   V4 v = {};
-  for (size_t k = 0; k < lanes; ++k) v[k] = p[k];
+  for (size_t k = 0; k < blocks; ++k) v[k] = p[k];
   return v;
 }
 
 // acc[i] lane j += block b + j of weight row n + i times the activation row, for j < blocks. The pointers stand at
 // block b and are moved past what was read. (Plain arrays: GCC keeps them in registers, which it does not do with a
 // struct.)
-template <int bits, bool points, size_t blocks, size_t rows>
+template <class F, size_t blocks, size_t rows>
 EDGEADAPT_INLINE void AddBlocks(const QuantWeight& w, size_t n, size_t b, const uint8_t** codes, const float** scales,
                                 const int8_t** q, const float* s_row, const int32_t* sums_row, V4* acc) {
   I4 dot[rows];
-  if constexpr (bits == 8) {
-    Dots::template Row8<blocks, rows>(codes, q, w.block, dot);
+  const size_t block = F::Block(w);
+  if constexpr (F::bits == 8) {
+    Dots::template Row8<blocks, rows>(codes, q, block, dot);
   } else {
     Dots::template Row4<blocks, rows>(codes, q, dot);
-    for (size_t k = 32; blocks == 1 && k < w.block; k += 32) {  // larger blocks come one at a time
+    for (size_t k = 32; blocks == 1 && k < block; k += 32) {  // larger blocks come one at a time
       I4 piece[rows];
       Dots::template Row4<1, rows>(codes, q, piece);
+      EDGEADAPT_UNROLL
       for (size_t i = 0; i < rows; ++i) dot[i] += piece[i];
     }
   }
-  const I4 sums = LoadAs<I4>(sums_row + b);
-  const V4 s = LoadAs<V4>(s_row + b);
+  const I4 sums = blocks == 1 ? I4{sums_row[b]} : LoadAs<I4>(sums_row + b);
+  const V4 s = LoadNumbers<blocks == 1 ? 1 : 4>(s_row + b);
+  EDGEADAPT_UNROLL
   for (size_t i = 0; i < rows; ++i) {
-    const I4 centred = Points<bits, points>::Of(w, n + i).template Centre<blocks>(dot[i], sums, b);
-    acc[i] += __builtin_convertvector(centred, V4) * (s * LoadFirst<blocks>(scales[i]));
+    const I4 centred = Points<F::bits, F::points>::Of(w, n + i).template Centre<blocks>(dot[i], sums, b);
+    acc[i] += __builtin_convertvector(centred, V4) * (s * LoadNumbers<blocks>(scales[i]));
     scales[i] += blocks;
   }
 }
 
-template <int bits, bool points, size_t rows>
+template <class F, size_t rows>
 EDGEADAPT_INLINE void MultiplyRow(const QuantWeight& w, const QuantRows& x, size_t n, float* y) {
   const uint8_t* codes[rows];
   const float* scales[rows];
+  EDGEADAPT_UNROLL
   for (size_t i = 0; i < rows; ++i) {
-    codes[i] = w.data + (n + i) * w.nb * w.block * bits / 8;
+    codes[i] = w.data + (n + i) * w.nb * F::Block(w) * F::bits / 8;
     scales[i] = w.scales + (n + i) * w.nb;
   }
   const int8_t* q = x.q;
   V4 acc[rows] = {};
   size_t b = 0;
-  if (bits == 8 || w.block == 32) {
-    for (; b + 4 <= w.nb; b += 4) AddBlocks<bits, points, 4, rows>(w, n, b, codes, scales, &q, x.s, x.sums, acc);
+  if (F::bits == 8 || F::Block(w) == 32) {
+    for (; b + 4 <= w.nb; b += 4) AddBlocks<F, 4, rows>(w, n, b, codes, scales, &q, x.s, x.sums, acc);
     if (b + 2 <= w.nb) {
-      AddBlocks<bits, points, 2, rows>(w, n, b, codes, scales, &q, x.s, x.sums, acc);
+      AddBlocks<F, 2, rows>(w, n, b, codes, scales, &q, x.s, x.sums, acc);
       b += 2;
     }
   }
-  for (; b < w.nb; ++b) AddBlocks<bits, points, 1, rows>(w, n, b, codes, scales, &q, x.s, x.sums, acc);
+  for (; b < w.nb; ++b) AddBlocks<F, 1, rows>(w, n, b, codes, scales, &q, x.s, x.sums, acc);
+  EDGEADAPT_UNROLL
   for (size_t i = 0; i < rows; ++i) y[n + i] = Dots::Sum(acc[i]);
 }
 
-template <int bits, bool points>
-void RowAs(const QuantWeight& w, const QuantRows& x, size_t begin, size_t end, float* y) {
-  size_t n = begin;
-  for (; n + kRowsAtOnce <= end; n += kRowsAtOnce) MultiplyRow<bits, points, kRowsAtOnce>(w, x, n, y);
-  for (; n < end; ++n) MultiplyRow<bits, points, 1>(w, x, n, y);
-}
-
-void Row(const QuantWeight& w, const QuantRows& x, size_t begin, size_t end, float* y) {
-  if (w.bits == 4) {
-    w.zero_points != nullptr ? RowAs<4, true>(w, x, begin, end, y) : RowAs<4, false>(w, x, begin, end, y);
-  } else {
-    w.zero_points != nullptr ? RowAs<8, true>(w, x, begin, end, y) : RowAs<8, false>(w, x, begin, end, y);
-  }
-}
-
-template <int bits, bool points, bool one_piece, size_t rows>
+template <class F, size_t rows>
 EDGEADAPT_INLINE void MultiplyPanel(const QuantWeight& w, const QuantRows& x, size_t count, size_t n, float* y) {
-  const size_t block = one_piece ? 32 : w.block;
+  const size_t block = F::Block(w);
   const uint8_t* codes[rows];
   const float* scales[rows];
+  EDGEADAPT_UNROLL
   for (size_t i = 0; i < rows; ++i) {
-    codes[i] = w.data + (n + i) * w.nb * block * bits / 8;
+    codes[i] = w.data + (n + i) * w.nb * block * F::bits / 8;
     scales[i] = w.scales + (n + i) * w.nb;
   }
   const int8_t* q = x.q;
   V4 acc[rows] = {};
   for (size_t b = 0; b < w.nb; ++b) {
     I4 dot[rows];
-    if constexpr (bits == 8) {
+    if constexpr (F::bits == 8) {
       Dots::template Panel8<rows>(codes, &q, block, dot);
     } else {
       Dots::template Panel4<rows>(codes, &q, dot);
       for (size_t k = 32; k < block; k += 32) {
         I4 piece[rows];
         Dots::template Panel4<rows>(codes, &q, piece);
+        EDGEADAPT_UNROLL
         for (size_t i = 0; i < rows; ++i) dot[i] += piece[i];
       }
     }
     const I4 sums = LoadAs<I4>(x.sums + b * kPanel);
     const V4 s = LoadAs<V4>(x.s + b * kPanel);
+    EDGEADAPT_UNROLL
     for (size_t i = 0; i < rows; ++i) {
-      const I4 centred = Points<bits, points>::Of(w, n + i).CentreAll(dot[i], sums, b);
+      const I4 centred = Points<F::bits, F::points>::Of(w, n + i).CentreAll(dot[i], sums, b);
       acc[i] += __builtin_convertvector(centred, V4) * (s * scales[i][b]);
     }
   }
+  EDGEADAPT_UNROLL
   for (size_t i = 0; i < rows; ++i) {
     for (size_t r = 0; r < count; ++r) y[r * w.N + n + i] = acc[i][r];
   }
 }
 
-template <int bits, bool points, bool one_piece>
-void PanelAs(const QuantWeight& w, const QuantRows& x, size_t count, size_t begin, size_t end, float* y) {
+// The loops proper take their arguments by value: a store into y could not be told from one into a QuantWeight
+// elsewhere.
+template <class F>
+void RowAs(F, QuantWeight w, QuantRows x, size_t begin, size_t end, float* y) {
   size_t n = begin;
-  for (; n + kRowsAtOnce <= end; n += kRowsAtOnce) {
-    MultiplyPanel<bits, points, one_piece, kRowsAtOnce>(w, x, count, n, y);
-  }
-  for (; n < end; ++n) MultiplyPanel<bits, points, one_piece, 1>(w, x, count, n, y);
+  for (; n + kRowsAtOnce <= end; n += kRowsAtOnce) MultiplyRow<F, kRowsAtOnce>(w, x, n, y);
+  for (; n < end; ++n) MultiplyRow<F, 1>(w, x, n, y);
 }
 
-template <int bits, bool points>
-void PanelAs(const QuantWeight& w, const QuantRows& x, size_t count, size_t begin, size_t end, float* y) {
-  w.block == 32 ? PanelAs<bits, points, true>(w, x, count, begin, end, y)
-                : PanelAs<bits, points, false>(w, x, count, begin, end, y);
+template <class F>
+void PanelAs(F, QuantWeight w, QuantRows x, size_t count, size_t begin, size_t end, float* y) {
+  size_t n = begin;
+  for (; n + kPanelRowsAtOnce <= end; n += kPanelRowsAtOnce) MultiplyPanel<F, kPanelRowsAtOnce>(w, x, count, n, y);
+  for (; n < end; ++n) MultiplyPanel<F, 1>(w, x, count, n, y);
+}
+
+// loops(form) for the form of `w`: what the exporter writes is compiled for itself, the rest in common.
+template <bool points, class Loops>
+EDGEADAPT_INLINE void With(const QuantWeight& w, const Loops& loops) {
+  if (w.bits == 4) {
+    w.block == 32 ? loops(Form<4, points, 32>()) : loops(Form<4, points, 0>());
+  } else if (w.block == 64) {
+    loops(Form<8, points, 64>());
+  } else {
+    w.block == 128 ? loops(Form<8, points, 128>()) : loops(Form<8, points, 0>());
+  }
+}
+template <class Loops>
+EDGEADAPT_INLINE void With(const QuantWeight& w, const Loops& loops) {
+  w.zero_points != nullptr ? With<true>(w, loops) : With<false>(w, loops);
+}
+
+void Row(const QuantWeight& w, const QuantRows& x, size_t begin, size_t end, float* y) {
+  With(w, [&](auto form) { RowAs(form, w, x, begin, end, y); });
 }
 
 void Panel(const QuantWeight& w, const QuantRows& x, size_t count, size_t begin, size_t end, float* y) {
-  if (w.bits == 4) {
-    w.zero_points != nullptr ? PanelAs<4, true>(w, x, count, begin, end, y)
-                             : PanelAs<4, false>(w, x, count, begin, end, y);
-  } else {
-    w.zero_points != nullptr ? PanelAs<8, true>(w, x, count, begin, end, y)
-                             : PanelAs<8, false>(w, x, count, begin, end, y);
-  }
+  With(w, [&](auto form) { PanelAs(form, w, x, count, begin, end, y); });
 }
 
 }  // namespace

@@ -155,22 +155,24 @@ struct QuantMatMul {
     });
     if (status != nullptr) return status;
     return ForStrips(context, w, rows, [&](size_t begin, size_t end) {
-      for (size_t p = 0; p < panels.count(); ++p) {
-        const size_t first = p * kPanel, count = rows - first < kPanel ? rows - first : kPanel;
-        loops->panel(w, panels[p], count, begin, end, y + first * w.N);
-        for (size_t r = first; r < first + count; ++r) AddBias(bias, begin, end, y + r * w.N);
+      for (size_t n = begin; n < end; n += kStrip) {
+        const size_t stop = n + kStrip < end ? n + kStrip : end;
+        for (size_t p = 0; p < panels.count(); ++p) {
+          const size_t first = p * kPanel, count = rows - first < kPanel ? rows - first : kPanel;
+          loops->panel(w, panels[p], count, n, stop, y + first * w.N);
+          for (size_t r = first; r < first + count; ++r) AddBias(bias, n, stop, y + r * w.N);
+        }
       }
     });
   }
 
-  // body(begin, end) over strips of weight rows. A multiply-add here costs about a quarter of one in floating point.
+  // body(begin, end) over weight rows, in whole strips. A multiply-add here costs about a quarter of one in floating
+  // point.
   template <class Body>
   static OrtStatus* ForStrips(Context& context, const QuantWeight& w, size_t rows, const Body& body) {
     return context.For((w.N + kStrip - 1) / kStrip, rows * w.N * w.K / 4, [&](size_t begin, size_t end) {
-      for (size_t strip = begin; strip < end; ++strip) {
-        const size_t stop = (strip + 1) * kStrip;
-        body(strip * kStrip, stop < w.N ? stop : w.N);
-      }
+      const size_t stop = end * kStrip;
+      body(begin * kStrip, stop < w.N ? stop : w.N);
     });
   }
 

@@ -63,6 +63,7 @@ struct Dots {
   EDGEADAPT_INLINE void Row4(const uint8_t** w, const int8_t** q, I4* out) {
     if constexpr (blocks == 4) {
       const int8x16x4_t first = Next64(q), second = Next64(q);
+      EDGEADAPT_UNROLL
       for (size_t i = 0; i < rows; ++i) {
         const uint8x16x4_t codes = Next64(&w[i]);
         out[i] = Fold(Multiply4(Unpack(codes.val[0]), first.val[0], first.val[1]),
@@ -71,13 +72,15 @@ struct Dots {
                       Multiply4(Unpack(codes.val[3]), second.val[2], second.val[3]));
       }
     } else {
+      EDGEADAPT_UNROLL
       for (size_t i = 0; i < rows; ++i) {
         int16x8_t sums[4] = {};
+        EDGEADAPT_UNROLL
         for (size_t b = 0; b < blocks; ++b) {
           sums[b] = Multiply4(Unpack(vld1q_u8(w[i])), vld1q_s8(*q + b * 32), vld1q_s8(*q + b * 32 + 16));
           w[i] += 16;
         }
-        out[i] = Fold(sums[0], sums[1], sums[2], sums[3]);
+        out[i] = blocks == 1 ? reinterpret_cast<I4>(vpaddlq_s16(sums[0])) : Fold(sums[0], sums[1], sums[2], sums[3]);
       }
       *q += blocks * 32;
     }
@@ -86,59 +89,117 @@ struct Dots {
   // The next block of each weight row, summed in four lanes.
   template <size_t rows>
   EDGEADAPT_INLINE void Block8(const uint8_t** w, const int8_t** q, size_t block, int32x4_t* sums) {
-    for (size_t i = 0; i < rows; ++i) sums[i] = vdupq_n_s32(0);
-    for (; block >= 64; block -= 64) {
+    const size_t long_pieces = block / 64;
+#pragma GCC unroll 2  // a block of 128
+    for (size_t piece = 0; piece < long_pieces; ++piece) {
       const int8x16x4_t numbers = Next64(q);
+      EDGEADAPT_UNROLL
       for (size_t i = 0; i < rows; ++i) {
         const uint8x16x4_t codes = Next64(&w[i]);
+        EDGEADAPT_UNROLL
         for (size_t k = 0; k < 4; ++k) {
-          sums[i] = vpadalq_s16(sums[i], Multiply8(Centred(codes.val[k]), numbers.val[k]));
+          const int16x8_t products = Multiply8(Centred(codes.val[k]), numbers.val[k]);
+          sums[i] = piece == 0 && k == 0 ? vpaddlq_s16(products) : vpadalq_s16(sums[i], products);
         }
       }
     }
-    for (; block > 0; block -= 16, *q += 16) {
+    for (size_t k = long_pieces * 64; k < block; k += 16, *q += 16) {
+      EDGEADAPT_UNROLL
       for (size_t i = 0; i < rows; ++i) {
-        sums[i] = vpadalq_s16(sums[i], Multiply8(Centred(vld1q_u8(w[i])), vld1q_s8(*q)));
+        const int16x8_t products = Multiply8(Centred(vld1q_u8(w[i])), vld1q_s8(*q));
+        sums[i] = k == 0 ? vpaddlq_s16(products) : vpadalq_s16(sums[i], products);
         w[i] += 16;
       }
     }
   }
+  // Two blocks of each weight row: their sums in two lanes each.
+  template <size_t rows>
+  EDGEADAPT_INLINE void Pair8(const uint8_t** w, const int8_t** q, size_t block, int32x4_t* pairs) {
+    int32x4_t first[rows] = {}, second[rows] = {};
+    Block8<rows>(w, q, block, first);
+    Block8<rows>(w, q, block, second);
+    EDGEADAPT_UNROLL
+    for (size_t i = 0; i < rows; ++i) pairs[i] = vpaddq_s32(first[i], second[i]);
+  }
+  // Pair by pair, so that the sums of four rows stay in registers.
   template <size_t blocks, size_t rows>
   EDGEADAPT_INLINE void Row8(const uint8_t** w, const int8_t** q, size_t block, I4* out) {
-    int32x4_t sums[4][rows] = {};
-    for (size_t b = 0; b < blocks; ++b) Block8<rows>(w, q, block, sums[b]);
-    for (size_t i = 0; i < rows; ++i) out[i] = Fold(sums[0][i], sums[1][i], sums[2][i], sums[3][i]);
+    static_assert(blocks == 1 || blocks == 2 || blocks == 4);
+    int32x4_t low[rows] = {}, high[rows] = {};
+    if constexpr (blocks == 1) {
+      Block8<rows>(w, q, block, low);
+    } else {
+      Pair8<rows>(w, q, block, low);
+      if constexpr (blocks == 4) Pair8<rows>(w, q, block, high);
+    }
+    EDGEADAPT_UNROLL
+    for (size_t i = 0; i < rows; ++i) {
+      out[i] = reinterpret_cast<I4>(blocks == 1 ? low[i] : vpaddq_s32(low[i], high[i]));
+    }
   }
 
   template <size_t rows>
   EDGEADAPT_INLINE void Panel4(const uint8_t** w, const int8_t** q, I4* out) {
     int16x8_t sums[rows][kPanel];
     Codes4 codes[rows];
+    EDGEADAPT_UNROLL
     for (size_t i = 0; i < rows; ++i) {
       codes[i] = Unpack(vld1q_u8(w[i]));
       w[i] += 16;
     }
+    EDGEADAPT_UNROLL
     for (size_t r = 0; r < kPanel; r += 2) {
       const int8x16x4_t numbers = Next64(q);
+      EDGEADAPT_UNROLL
       for (size_t i = 0; i < rows; ++i) {
         sums[i][r] = Multiply4(codes[i], numbers.val[0], numbers.val[1]);
         sums[i][r + 1] = Multiply4(codes[i], numbers.val[2], numbers.val[3]);
       }
     }
+    EDGEADAPT_UNROLL
     for (size_t i = 0; i < rows; ++i) out[i] = Fold(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
   }
 
+  // One piece of every weight and activation row.
+  template <size_t rows>
+  EDGEADAPT_INLINE void Piece8(const int8x16_t* codes, const int8_t** q, bool first, int32x4_t (*sums)[kPanel]) {
+    const int8x16x4_t numbers = Next64(q);
+    EDGEADAPT_UNROLL
+    for (size_t i = 0; i < rows; ++i) {
+      EDGEADAPT_UNROLL
+      for (size_t r = 0; r < kPanel; ++r) {
+        const int16x8_t products = Multiply8(codes[i], numbers.val[r]);
+        sums[i][r] = first ? vpaddlq_s16(products) : vpadalq_s16(sums[i][r], products);
+      }
+    }
+  }
   template <size_t rows>
   EDGEADAPT_INLINE void Panel8(const uint8_t** w, const int8_t** q, size_t block, I4* out) {
     int32x4_t sums[rows][kPanel] = {};
-    for (; block > 0; block -= 16) {
-      const int8x16x4_t numbers = Next64(q);
-      for (size_t i = 0; i < rows; ++i) {
-        const int8x16_t codes = Centred(vld1q_u8(w[i]));
-        w[i] += 16;
-        for (size_t r = 0; r < kPanel; ++r) sums[i][r] = vpadalq_s16(sums[i][r], Multiply8(codes, numbers.val[r]));
+    const size_t long_pieces = block / 64;
+#pragma GCC unroll 2  // a block of 128
+    for (size_t piece = 0; piece < long_pieces; ++piece) {
+      uint8x16x4_t codes[rows];
+      EDGEADAPT_UNROLL
+      for (size_t i = 0; i < rows; ++i) codes[i] = Next64(&w[i]);
+      EDGEADAPT_UNROLL
+      for (size_t k = 0; k < 4; ++k) {
+        int8x16_t centred[rows];
+        EDGEADAPT_UNROLL
+        for (size_t i = 0; i < rows; ++i) centred[i] = Centred(codes[i].val[k]);
+        Piece8<rows>(centred, q, piece == 0 && k == 0, sums);
       }
     }
+    for (size_t k = long_pieces * 64; k < block; k += 16) {
+      int8x16_t centred[rows];
+      EDGEADAPT_UNROLL
+      for (size_t i = 0; i < rows; ++i) {
+        centred[i] = Centred(vld1q_u8(w[i]));
+        w[i] += 16;
+      }
+      Piece8<rows>(centred, q, k == 0, sums);
+    }
+    EDGEADAPT_UNROLL
     for (size_t i = 0; i < rows; ++i) out[i] = Fold(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
   }
 

@@ -3,15 +3,16 @@
     y = x W^T + bias        W_nk = t_nb (c_nk - z_nb)        b = floor(k / block_size)
 
     x           float32 [..., K]
-    data        uint8   [N, nb, block_size bits / 8]   the codes c, nb = ceil(K / block_size); packed as in codecs.blockwise
+    data        uint8   [N, nb, block_size bits / 8]   the codes c, packed as in codecs.blockwise; nb = ceil(K / block_size)
     scales      float32 [N, nb]                        t
     zero_points uint8   [N, ceil(nb bits / 8)]         z; absent: 8 at 4 bits, 128 at 8 bits
     bias        float32 [N]                            absent: 0
     y           float32 [..., N]
 
-The arrays and the attributes K, N, bits (4, 8) and block_size (a power of two from 32 at 4 bits and 16 at 8, to 256) are
-those of com.microsoft::MatMulNBits, which is the whole body: the file runs wherever that op does, at its speed and with its
-numbers. The kernel is for processors on which stock ONNX Runtime has no fast path for it (no integer dot product).
+The arrays and the attributes K, N, bits (4, 8) and block_size (a power of two from 32 at 4 bits and 16 at 8, to 256)
+are those of com.microsoft::MatMulNBits, which is the whole body: the file runs wherever that op does, at its speed and
+with its numbers. The kernel is for processors on which stock ONNX Runtime has no fast path for it (no integer dot
+product).
 
 The reference is the dequantised product. Both views may quantise x to 8 bits, a block at a time, with the scale
 s_b = max |x_k| / 127 of the block; rounding moves a number by s_b / 2 at most, so that a view owes
@@ -30,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.codecs.blockwise import Bits, BlockQuantised, dequantise, quantise_blocks
-from edgeadapt.ops.registry import DOMAIN, OPSET, Case, Op, require
+from edgeadapt.ops.registry import DOMAIN, OPSET, Array, Case, Op, require
 
 NAME = "QuantMatMul"
 F32 = NDArray[np.float32]
@@ -39,7 +40,7 @@ ROUNDING = 1e-5  # of sum_k |x_k| |W_nk|: float32 sums of up to a few thousand t
 SMALLEST = np.finfo(np.float32).tiny  # the least activation scale: below it, rounding is not relative any more
 
 
-def reference(  # noqa: PLR0917 - the op's inputs, in the op's order
+def reference(
     x: F32,
     data: U8,
     scales: F32,
@@ -52,15 +53,16 @@ def reference(  # noqa: PLR0917 - the op's inputs, in the op's order
     block_size: int,
 ) -> F32:
     """The op in NumPy, summed in float64 and rounded once. Raises EdgeAdaptError for other shapes or attributes."""
-    weight = _weight(data, scales, zero_points, K, N, bits, block_size)
+    weight = _weight(BlockQuantised(bits, block_size, K, data, scales, zero_points), N)
     require(x.ndim >= 1 and x.shape[-1] == K, NAME, f"x is {x.shape}; its last dimension must be K = {K}")
-    require(bias is None or bias.shape == (N,), NAME, f"bias is {np.shape(bias)}; it must be [N] = [{N}]")
+    if bias is not None:
+        require(bias.shape == (N,), NAME, f"bias is {bias.shape}; it must be [N] = [{N}]")
     with np.errstate(invalid="ignore", over="ignore"):
         y = x.astype(np.float64) @ dequantise(weight).astype(np.float64).T
         return np.asarray(y if bias is None else y + bias, dtype=np.float32)
 
 
-def bound(  # noqa: PLR0917 - as above
+def bound(
     x: F32,
     data: U8,
     scales: F32,
@@ -73,7 +75,8 @@ def bound(  # noqa: PLR0917 - as above
     block_size: int,
 ) -> F32:
     """What a view may differ by, in y's shape: see the module's docstring."""
-    magnitudes = np.abs(dequantise(_weight(data, scales, zero_points, K, N, bits, block_size))).astype(np.float64)
+    weight = _weight(BlockQuantised(bits, block_size, K, data, scales, zero_points), N)
+    magnitudes = np.abs(dequantise(weight)).astype(np.float64)
     blocks = scales.shape[1]
     padding = blocks * block_size - K
     W = np.pad(magnitudes, ((0, 0), (0, padding))).reshape(N, blocks, block_size).sum(axis=2)
@@ -89,17 +92,13 @@ def body() -> str:
     header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}, "com.microsoft": 1]>'
     attributes = "K: int = @K, N: int = @N, bits: int = @bits, block_size: int = @block_size, accuracy_level = 4"
     node = f"com.microsoft.MatMulNBits <{attributes}> (x, data, scales, zero_points, , bias)"
-    return (
-        f"{header}\n{NAME} <K, N, bits, block_size> (x, data, scales, zero_points, bias) => (y)\n{{\n    y = {node}\n}}\n"
-    )
+    signature = f"{NAME} <K, N, bits, block_size> (x, data, scales, zero_points, bias) => (y)"
+    return f"{header}\n{signature}\n{{\n    y = {node}\n}}\n"
 
 
-def _weight(
-    data: U8, scales: F32, zero_points: U8 | None, K: int, N: int, bits: Bits, block_size: int
-) -> BlockQuantised:
-    least = 32 if bits == 4 else 16
-    require(least <= block_size <= 256, NAME, f"block_size is {block_size}; at {bits} bits it must be {least} to 256")
-    weight = BlockQuantised(bits, block_size, K, data, scales, zero_points)
+def _weight(weight: BlockQuantised, N: int) -> BlockQuantised:
+    least = 32 if weight.bits == 4 else 16
+    require(least <= weight.block <= 256, NAME, f"block_size is {weight.block}; it must be in {least}..256")
     require(weight.rows == N, NAME, f"data has {weight.rows} rows; it must have N = {N}")
     return weight
 
@@ -125,7 +124,7 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
         weight = quantise_blocks(
             normal(N, K) + np.float32(0.5 * points) if W is None else W, bits=bits, block=block, zero_points=points
         )
-        inputs = {"x": x, "data": weight.data, "scales": weight.scales}
+        inputs: dict[str, Array] = {"x": x, "data": weight.data, "scales": weight.scales}
         if weight.zero_points is not None:
             inputs["zero_points"] = weight.zero_points
         if bias:
@@ -139,7 +138,13 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
         yield case(f"{bits} bits, blocks of {block}, odd sizes", normal(3, 1, 7 * block - 5), 7, bits, block, bias=True)
         yield case(f"{bits} bits, blocks of {block}, zero points", normal(2, 3, 5 * block), 9, bits, block, points=True)
         yield case(
-            f"{bits} bits, blocks of {block}, everything", normal(1, 4, 11 * block + 1), 3, bits, block, points=True, bias=True
+            f"{bits} bits, blocks of {block}, everything",
+            normal(1, 4, 11 * block + 1),
+            3,
+            bits,
+            block,
+            points=True,
+            bias=True,
         )
     yield case("4 bits, large blocks", normal(2, 3, 700), 5, 4, 256)
     yield case("4 bits, large blocks, zero points", normal(1, 6, 300), 5, 4, 128, points=True)

@@ -58,7 +58,8 @@ def probe(op: Op, case: Case) -> bytes:
     ]
     rank = op.expected(case).ndim
     output = helper.make_tensor_value_info("result", TensorProto.FLOAT, [None] * rank)
-    node = helper.make_node(op.name, op.arguments(case), ["result"], domain=DOMAIN, **case.attributes)
+    node = helper.make_node(op.name, op.arguments(case), ["result"], domain=DOMAIN)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in case.attributes.items())
     model = helper.make_model(
         helper.make_graph([node], f"probe_{op.name}", inputs, [output]),
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],

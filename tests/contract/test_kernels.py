@@ -18,6 +18,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 from onnx import TensorProto, helper
 
+from edgeadapt.codecs.blockwise import quantise_blocks
 from edgeadapt.ops import DOMAIN, OPS, OPSET, VERSION, Case, Op
 from edgeadapt.ops.library import library_path
 from edgeadapt.ops.registry import Array
@@ -30,6 +31,12 @@ pytestmark = pytest.mark.skipif(FOUND is None, reason="this installation has no 
 
 NO_SUCH_SET = "EDGEADAPT_OPS_ISA names an instruction set"
 CASES = [(op, case.name, index) for op in OPS.values() for index, case in enumerate(op.cases(np.random.default_rng(0)))]
+
+
+@pytest.fixture(autouse=True)
+def _every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that do not pay on this processor, too (EDGEADAPT_OPS_ISA, edgeadapt/kernels/cpu.h)."""
+    monkeypatch.setenv("EDGEADAPT_OPS_ISA", "best")
 
 
 def with_kernels(threads: int = 1) -> ort.SessionOptions:
@@ -99,6 +106,18 @@ def test_unaligned_inputs(name: str) -> None:
             shifted[key] = array
         assert any(value.ctypes.data % 16 for value in shifted.values())
         assert_agrees(OPS[name], case, run(model_of(OPS[name], case, with_body=False), shifted))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 129])
+def test_two_threads_give_the_same_bits_as_one_in_a_linear(rows: int) -> None:
+    weight = quantise_blocks(np.random.default_rng(1).standard_normal((999, 96)), bits=4, block=32)
+    x = np.random.default_rng(2).standard_normal((rows, 96)).astype(np.float32)
+    attributes = {"K": 96, "N": 999, "bits": 4, "block_size": 32}
+    case = Case("many rows", {"x": x, "data": weight.data, "scales": weight.scales}, attributes=attributes)
+    model = model_of(OPS["QuantMatMul"], case, with_body=False)
+    one, two = (run(model, case.inputs, threads) for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    assert_agrees(OPS["QuantMatMul"], case, one)
 
 
 @pytest.mark.parametrize("name", ["RankOneUpdate", "LowRankUpdate"])
@@ -212,6 +231,10 @@ REFUSED = [
         resize("B", 0, -1),
         r"input 'B' has shape \[4,16,960\], expected \[5,16,960\]",
     ),
+    ("QuantMatMul", {}, resize("x", 2, 1), r"last dimension of input 'x' must be K = 64"),
+    ("QuantMatMul", {}, resize("data", 0, -1), r"input 'data' has shape \[23,2,16\], expected \[24,2,16\]"),
+    ("QuantMatMul", {}, resize("data", 2, 16), r"input 'data' has shape \[24,2,32\], expected \[24,2,16\]"),
+    ("QuantMatMul", {}, resize("scales", 1, 1), r"input 'scales' has shape \[24,3\], expected \[24,2\]"),
     ("HimalayaDirection", {}, resize("pool", 1, 1), r"width 577; it must be a positive multiple of 8"),
     ("HimalayaDirection", {}, resize("atoms", 0, -1), r"input 'atoms' has shape \[39,216\], expected \[40,216\]"),
     ("HimalayaDirection", {}, resize("atom_scales", 1, -1), r"'atom_scales' has shape \[40,8\], expected \[40,9\]"),
@@ -231,7 +254,8 @@ def test_what_does_not_fit_is_refused_with_the_input_named(
     inputs = dict(case.inputs)
     change(inputs)
     rank = OPS[name].expected(case).ndim
-    session = ort.InferenceSession(one_node(name, inputs, None if name == "RankOneUpdate" else rank), with_kernels())
+    model = one_node(name, inputs, None if name == "RankOneUpdate" else rank, case.attributes)
+    session = ort.InferenceSession(model, with_kernels())
     with pytest.raises(Exception, match=rf"{name}: .*{message}"):
         session.run(None, inputs)
 
@@ -242,10 +266,12 @@ def test_a_missing_required_input_is_refused(name: str) -> None:
     last = list(case.inputs)[-1]
     inputs = {key: value for key, value in case.inputs.items() if key != last}
     with pytest.raises(Exception, match=r"(?i)input"):
-        ort.InferenceSession(one_node(name, inputs, None), with_kernels()).run(None, inputs)
+        ort.InferenceSession(one_node(name, inputs, None, case.attributes), with_kernels()).run(None, inputs)
 
 
-def one_node(name: str, inputs: dict[str, Array], rank: int | None) -> bytes:
+def one_node(
+    name: str, inputs: dict[str, Array], rank: int | None, attributes: Mapping[str, int] | None = None
+) -> bytes:
     """A one-node model that takes these arrays, right or wrong."""
     values = [
         helper.make_tensor_value_info(key, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
@@ -253,10 +279,74 @@ def one_node(name: str, inputs: dict[str, Array], rank: int | None) -> bytes:
     ]
     output = helper.make_tensor_value_info("result", TensorProto.FLOAT, None if rank is None else [None] * rank)
     graph = helper.make_graph(
-        [helper.make_node(name, list(inputs), ["result"], domain=DOMAIN)], "one", values, [output]
+        [helper.make_node(name, list(inputs), ["result"], domain=DOMAIN, **(attributes or {}))],
+        "one",
+        values,
+        [output],
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("bits", 5, "must be 4 or 8"),
+        ("bits", 2, r"attribute 'bits' is 2; it must be in 4\.\.8"),
+        ("block_size", 48, "a power of two"),
+        ("block_size", 16, r"attribute 'block_size' is 16; it must be in 32\.\.256"),
+        ("K", 0, r"attribute 'K' is 0"),
+        ("N", -1, r"attribute 'N' is -1"),
+    ],
+)
+def test_attributes_that_mean_nothing_are_refused_when_the_model_is_loaded(
+    attribute: str, value: int, message: str
+) -> None:
+    case = first_case("QuantMatMul")
+    model = one_node("QuantMatMul", dict(case.inputs), None, {**case.attributes, attribute: value})
+    with pytest.raises(Exception, match=message):
+        ort.InferenceSession(model, with_kernels())
+
+
+def test_the_last_dimension_of_a_linear_is_known_before_it_runs() -> None:
+    case = first_case("QuantMatMul")
+    shapes: dict[str, list[str | int]] = {"x": ["B", "T", 64], "data": [24, 2, 16], "scales": [24, 2]}
+    types = {"x": TensorProto.FLOAT, "data": TensorProto.UINT8, "scales": TensorProto.FLOAT}
+    inputs = [helper.make_tensor_value_info(name, types[name], shape) for name, shape in shapes.items()]
+    node = helper.make_node("QuantMatMul", list(shapes), ["y"], domain=DOMAIN, **case.attributes)
+    graph = helper.make_graph([node], "shapes", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    assert ort.InferenceSession(model, with_kernels()).get_outputs()[0].shape == ["B", "T", 24]
+
+
+@pytest.mark.parametrize("isa", ["scalar", "best"])
+@pytest.mark.parametrize("spoiled", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rows", [1, 3, 6])
+def test_a_linear_makes_nan_of_rows_that_are_not_finite_and_of_no_other(
+    isa: str, spoiled: float, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEADAPT_OPS_ISA", isa)
+    case = first_case("QuantMatMul")
+    x = np.random.default_rng(3).standard_normal((1, rows, 64)).astype(np.float32)
+    clean = Case("clean", {**case.inputs, "x": x}, attributes=case.attributes)
+    hurt = x.copy()
+    hurt[0, rows // 2, 40] = spoiled
+    model = model_of(OPS["QuantMatMul"], clean, with_body=False)
+    before, after = run(model, clean.inputs), run(model, {**clean.inputs, "x": hurt})
+    kept = np.arange(rows) != rows // 2
+    np.testing.assert_array_equal(after[0, kept], before[0, kept])
+    assert np.isnan(after[0, ~kept]).all()
+
+
+def test_activations_too_small_to_scale_lose_no_more_than_the_least_scale() -> None:
+    case = first_case("QuantMatMul")
+    x = np.full((1, 5, 64), 1e-41, np.float32)
+    assert_agrees(
+        OPS["QuantMatMul"],
+        Case("denormal", {**case.inputs, "x": x}, attributes=case.attributes),
+        run(model_of(OPS["QuantMatMul"], case, with_body=False), {**case.inputs, "x": x}),
+    )
 
 
 def test_only_the_entry_point_is_exported_and_only_libc_and_libm_are_needed() -> None:

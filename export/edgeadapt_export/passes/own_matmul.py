@@ -26,7 +26,11 @@ class UseQuantMatMul(ir.passes.InPlacePass):
     def requires(self, model: ir.Model) -> None:
         for node in nodes(model, STOCK):
             level = node.attributes.get_int("accuracy_level", 0)
-            if node.domain != MICROSOFT or level != ACCURACY_LEVEL or len(node.inputs) > _GROUPS and node.inputs[_GROUPS]:
+            if (
+                node.domain != MICROSOFT
+                or level != ACCURACY_LEVEL
+                or (len(node.inputs) > _GROUPS and node.inputs[_GROUPS])
+            ):
                 raise ir.passes.PreconditionError(f"{node.name} is not what our quantisation writes")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
