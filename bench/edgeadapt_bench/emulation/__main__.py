@@ -12,7 +12,7 @@ import typer
 from edgeadapt.bundle import MANIFEST, Bundle
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import write_json
-from edgeadapt_bench.emulation import machine, profile_report, static_cycles, sysroot
+from edgeadapt_bench.emulation import machine, profile_report, static_cycles, sysroot, user
 from edgeadapt_bench.emulation import profile as profiling
 from edgeadapt_bench.emulation.counts import Counts
 from edgeadapt_bench.emulation.job import Job, Kind
@@ -36,6 +36,9 @@ def count(  # noqa: PLR0917 - a command's parameters are its options
         str | None, typer.Option(help="Instead: hot functions and blocks of load, prefill, decode or forward.")
     ] = None,
     show: Annotated[int, typer.Option(help="With --profile: hottest blocks whose assembly is shown.")] = 4,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Instead: edgeadapt verify there, kernel against reference.")
+    ] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the counts to this file.")] = None,
 ) -> None:
     """Count a model's user instructions per phase on an emulated Cortex-A72, one thread. Never a time.
@@ -45,6 +48,8 @@ def count(  # noqa: PLR0917 - a command's parameters are its options
       python -m edgeadapt_bench.emulation bundle --ops build/aarch64/libedgeadapt_ops.so --json counts.json
       python -m edgeadapt_bench.emulation bundle/bare.onnx --ops off --prompt 8 --by-node
       python -m edgeadapt_bench.emulation minilm.onnx --plain --prompt 32
+      python -m edgeadapt_bench.emulation bundle --ops build/aarch64/libedgeadapt_ops.so --profile decode
+      python -m edgeadapt_bench.emulation bundle --ops build/aarch64/libedgeadapt_ops.so --verify
     """
     library = None if ops == "off" else Path(ops)
     if library is not None and not library.is_file():
@@ -55,6 +60,12 @@ def count(  # noqa: PLR0917 - a command's parameters are its options
     kind: Kind = "graph" if plain else "decoder"
     job = Job(path.name, kind, library is not None, prompt, tokens, prefills, by_node=by_node)
     system = sysroot.prepare(say)
+    if verify:
+        done = user.run(["-m", "edgeadapt", "verify", str(model.resolve())], system, library=library)
+        print(done.stdout, end="")
+        if done.returncode:
+            raise EdgeAdaptError(f"edgeadapt verify ended with {done.returncode} there: {user.last_words(done)}")
+        return
     if profile is not None:
         found_functions = profiling.profile(replace(job, profiled=profile), path, library, system)
         cycles = static_cycles.estimate([block for item in found_functions for block in item.blocks])

@@ -23,6 +23,7 @@ environment = {
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    "OPENSSL_armcap": "1",  # NEON alone: this emulated processor has instructions for hashes that a Pi 4's lacks
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
 }

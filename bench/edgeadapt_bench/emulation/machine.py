@@ -20,13 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import edgeadapt
-import edgeadapt_bench
 from edgeadapt import onnxscan
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_bench.emulation import cpio, tools
+from edgeadapt_bench.emulation.application import copy_modules
 from edgeadapt_bench.emulation.job import COMMAND, JOB, LIBRARY, MODEL, Job, events
-from edgeadapt_bench.emulation.sysroot import PYTHON, Sysroot, compile_modules
+from edgeadapt_bench.emulation.sysroot import PYTHON, Sysroot
 
 PYTHON_COMMAND = (f"/usr/bin/python{PYTHON}", "-m")
 
@@ -110,7 +109,7 @@ def _initramfs(command: Sequence[str], files: Mapping[str, Path | bytes], system
     """The system, edgeadapt's own modules, the files and the command, in one archive that goes away again."""
     with tempfile.TemporaryDirectory(dir=system.path.parent, prefix=".boot-") as folder:
         application = Path(folder) / "app"
-        application_into(application)
+        copy_modules(application)
         archive = Path(folder) / "initramfs"
         shutil.copyfile(system.archive, archive)
         with archive.open("ab") as sink, cpio.Archive(sink) as part:
@@ -121,17 +120,6 @@ def _initramfs(command: Sequence[str], files: Mapping[str, Path | bytes], system
                 else:
                     part.file(name, content, 0o100755 if os.access(content, os.X_OK) else 0o100644)
         yield archive
-
-
-def application_into(folder: Path) -> None:
-    """Copy the Python modules that the guest needs, compiled."""
-    for package in (edgeadapt, edgeadapt_bench):
-        source = Path(str(package.__file__)).parent
-        for path in sorted(source.rglob("*.py")):
-            target = folder / source.name / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-    compile_modules(folder)
 
 
 def model_files(graph: Path) -> dict[str, Path]:

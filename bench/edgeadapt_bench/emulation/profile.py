@@ -22,9 +22,9 @@ from pathlib import Path
 from edgeadapt.cache import cache_directory
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import locked, sha256_of
-from edgeadapt_bench.emulation import machine, tools
+from edgeadapt_bench.emulation import tools, user
 from edgeadapt_bench.emulation.job import JOB, LIBRARY, MODEL, Job, events
-from edgeadapt_bench.emulation.sysroot import PYTHON, Sysroot
+from edgeadapt_bench.emulation.sysroot import Sysroot
 
 _SOURCE = Path(__file__).with_name("hot_blocks.c")
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r.* (/.*)$", re.MULTILINE)
@@ -59,10 +59,8 @@ class Function:
 def profile(job: Job, graph: Path, library: Path | None, system: Sysroot) -> list[Function]:
     """Run a job whose `profiled` phase lies between the markers; its functions, the hottest first."""
     tools.require(tools.USER)
-    plugin = build_plugin()
     with tempfile.TemporaryDirectory(prefix="edgeadapt-profile-") as name:
         place = Path(name)
-        machine.application_into(place / "app")
         (place / "tmp").mkdir()
         (place / MODEL).symlink_to(graph.parent.resolve())
         if library is not None:
@@ -70,22 +68,11 @@ def profile(job: Job, graph: Path, library: Path | None, system: Sysroot) -> lis
             (place / LIBRARY).symlink_to(library.resolve())
         (place / JOB).write_text(job.to_json(), encoding="utf-8")
         blocks = place / "blocks"
-        emulator = ["nice", "-n", "5", "qemu-aarch64", "-cpu", "cortex-a72", "-L", str(system.root)]
-        guest = [f"{system.root}/usr/bin/python{PYTHON}", "-m", "edgeadapt_bench.emulation.guest", str(place / JOB)]
-        environment = {
-            "PATH": "/usr/bin:/bin",
-            "PYTHONPATH": f"{place / 'app'}:{system.root / 'site'}",
-            "PYTHONHOME": "/usr",
-            "PYTHONHASHSEED": "0",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        command = [*emulator, "-plugin", f"{plugin},out={blocks}", *guest]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        words = ["-m", "edgeadapt_bench.emulation.guest", str(place / JOB)]
+        done = user.run(words, system, plugin=f"{build_plugin()},out={blocks}")
         maps = next((event["text"] for event in events(done.stdout.splitlines()) if event["event"] == "maps"), None)
         if maps is None or not blocks.is_file():
-            tail = " | ".join((done.stdout + done.stderr).strip().splitlines()[-3:])
-            raise EdgeAdaptError(f"qemu-aarch64 ended with {done.returncode}: {tail[-400:] or 'nothing was printed'}")
+            raise EdgeAdaptError(f"qemu-aarch64 ended with {done.returncode}: {user.last_words(done)}")
         return functions(read_blocks(blocks.read_text(encoding="ascii").splitlines()), Symbols.of(maps))
 
 

