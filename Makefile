@@ -45,7 +45,7 @@ bench: $(INSTALLED) demo/bundle/edgeadapt.json  ## measure the demo's bundle bes
 demo/bundle/edgeadapt.json:
 	@$(MAKE) demo
 
-wheels: $(INSTALLED)  ## the distributable wheel, with an honest platform tag, in dist/
+wheels: $(INSTALLED)  ## the distributable wheels, for this machine and for a Raspberry Pi, in dist/
 	@$(BIN)/python scripts/build_wheel.py
 
 kernels-check: $(INSTALLED)  ## the kernels under the address and undefined-behaviour sanitizers

@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
-"""Build the wheel into dist/ and give it an honest platform tag.
+"""Build the wheels into dist/ and give them honest platform tags.
 
-    scripts/build_wheel.py [DIRECTORY]
+    scripts/build_wheel.py [DIRECTORY] [--target native|aarch64]
 
-With the library inside, the wheel is py3-none-manylinux_2_N_<machine>, N being the newest glibc (2.N) whose symbols the
+Without --target: for this machine, and for 64-bit Arm (Raspberry Pi) if its cross compiler is here.
+
+With the library inside, a wheel is py3-none-manylinux_2_N_<machine>, N being the newest glibc (2.N) whose symbols the
 library really asks for (PEP 600); it needs no libraries but libc and libm. Without a compiler or ONNX Runtime's headers
-it is py3-none-any, and says so.
+the wheel for this machine is py3-none-any, and says so; for another machine there is none then.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +32,7 @@ from elftools.elf.gnuversions import GNUVerNeedSection
 LIBRARY = "edgeadapt/kernels/libedgeadapt_ops.so"
 MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
 SYSTEM = re.compile(r"(libc|libm|ld-linux-[a-z0-9-]+)\.so\.[0-9]+")
+CROSS_COMPILER = "aarch64-linux-gnu-g++"
 OLDEST = 17  # the oldest glibc that pip knows a manylinux tag for is 2.17 (2.5 and 2.12 have other names)
 
 
@@ -53,12 +59,11 @@ def platform_tag(library: bytes) -> str:
     return f"manylinux_2_{newest}_{MACHINES[elf['e_machine']]}"
 
 
-def main() -> int:
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else "dist").resolve()
-    root = Path(__file__).resolve().parent.parent
-    subprocess.run([root / "scripts" / "ort-headers"], check=False)  # without them: a pure wheel, which says so itself
+def build(root: Path, out: Path, *settings: str) -> tuple[Path, bool]:
+    """The wheel of `root` put into `out`, its tag corrected, and whether it holds the library."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", folder, root], check=True)
+        options = [f"-C{setting}" for setting in (*settings, f"build-dir={folder}/build")]
+        subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", folder, *options, root], check=True)
         wheel = next(Path(folder).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             library = archive.read(LIBRARY) if LIBRARY in archive.namelist() else None
@@ -67,9 +72,31 @@ def main() -> int:
             command = [sys.executable, "-m", "wheel", "tags", "--remove", "--platform-tag", tag, str(wheel)]
             name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
             wheel = Path(folder) / Path(name).name
+        elif settings:
+            raise SystemExit("build_wheel: no wheel for another machine without its library, see above")
         out.mkdir(parents=True, exist_ok=True)
         (out / wheel.name).write_bytes(wheel.read_bytes())
-    print(f"build_wheel: {out / wheel.name}{'' if library is not None else ' (without native kernels)'}")
+    return out / wheel.name, library is not None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the wheels.")
+    parser.add_argument("directory", nargs="?", default="dist", type=Path)
+    parser.add_argument("--target", choices=("native", "aarch64"))
+    asked = parser.parse_args()
+    root = Path(__file__).resolve().parent.parent
+    subprocess.run([root / "scripts" / "ort-headers"], check=False)  # without them: a pure wheel, which says so itself
+    if asked.target in (None, "native"):
+        wheel, has_library = build(root, asked.directory.resolve())
+        print(f"build_wheel: {wheel}{'' if has_library else ' (without native kernels)'}")
+    if asked.target == "aarch64" or (asked.target is None and platform.machine() != "aarch64"):
+        if shutil.which(CROSS_COMPILER) is None:
+            print("build_wheel: no wheel for aarch64 (no compiler for it: apt-get install g++-aarch64-linux-gnu)")
+            return 0 if asked.target is None else 1
+        headers = root / "build" / "ort-headers"
+        toolchain = f"cmake.define.CMAKE_TOOLCHAIN_FILE={root / 'cmake' / 'aarch64-linux-gnu.cmake'}"
+        wheel, _ = build(root, asked.directory.resolve(), toolchain, f"cmake.define.EDGEADAPT_ORT_INCLUDE={headers}")
+        print(f"build_wheel: {wheel}")
     return 0
 
 
