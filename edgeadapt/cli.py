@@ -153,7 +153,7 @@ def run(
 @app.command()
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")] = Path("bundle"),
-    device: Annotated[str, typer.Option(help="Where to measure: host.")] = "host",
+    device: Annotated[str, typer.Option(help="Where to measure: host, rpi4 or emulated.")] = "host",
     baseline: Annotated[
         list[str] | None,
         typer.Option(help="What to compare with, repeatable: bare, lora8-merged, lora8-unmerged, another bundle."),
@@ -165,10 +165,13 @@ def bench(
     """Measure a bundle beside its baselines.
 
     Load, prefill, decode, switches, memory and size, interleaved in one run, as paired ratios with intervals.
+    --device rpi4 measures on a Raspberry Pi 4; on any other machine its processor is emulated (--device emulated does
+    so everywhere), which gives user instructions and memory, and never a time.
 
     \b
     Examples:
       edgeadapt bench bundle --device host --json bench.json
+      edgeadapt bench bundle --device emulated --baseline bare
       edgeadapt bench bundle --quick --threads 2
       edgeadapt bench bundle --baseline bare --baseline other/bundle
     """

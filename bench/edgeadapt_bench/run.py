@@ -25,7 +25,9 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.files import sha256_of, write_json
 from edgeadapt_bench import devices, statistics
 from edgeadapt_bench.baselines import BARE, Variant, variants
-from edgeadapt_bench.devices import Device, Worker
+from edgeadapt_bench.devices import Device, Worker, emulated
+from edgeadapt_bench.emulation.bench import EmulatedReport
+from edgeadapt_bench.emulation.bench import bench as emulated_bench
 from edgeadapt_bench.report import BenchReport, Memory, Origin, Row
 from edgeadapt_bench.workloads import PHASES, QUICK, SHARES, SWITCHES, THOROUGH, Effort, Phase, Workload
 
@@ -54,11 +56,12 @@ def bench(
     workload: Workload | None = None,
     effort: Effort | None = None,
     tell: Tell | None = None,
-) -> BenchReport:
+) -> BenchReport | EmulatedReport:
     """Measure a bundle's adapters beside the bare backbone and other baselines.
 
     Args:
-        device: where; "host" is this machine.
+        device: where; "host" is this machine, "emulated" a Cortex-A72 in emulation (instructions, never a time), "rpi4"
+            this machine if it is a Raspberry Pi 4, and otherwise emulated.
         baselines: names of edgeadapt_bench.baselines or bundle directories; all that there are if none are given.
         quick: bound the whole run to 40 s.
         threads: threads that one operation may use, in every variant.
@@ -73,8 +76,12 @@ def bench(
     say = tell or (lambda line: print(line, file=sys.stderr, flush=True))
     work = workload or Workload()
     plan = effort or (QUICK if quick else THOROUGH)
-    where = devices.choose(device)
     chosen = variants(Bundle.open(bundle), baselines)
+    if emulated.is_emulated(device):
+        return emulated_bench(
+            chosen, device=device, threads=threads, quick=quick, json_out=json_out, workload=work, tell=say
+        )
+    where = devices.choose(device)
     before = where.conditions()
     rows, memory = _measure(_Bench(where, chosen, threads, work, plan, began, say))
     report = BenchReport(

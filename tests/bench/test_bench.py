@@ -128,8 +128,8 @@ def test_quick_is_bounded(exported: Exported) -> None:
 
 
 def test_devices_that_are_not_there_yet(exported: Exported) -> None:
-    with pytest.raises(EdgeAdaptError, match="--device rpi4: available now: host"):
-        bench(exported(), device="rpi4", tell=lambda _: None)
+    with pytest.raises(EdgeAdaptError, match="--device ssh://pi: available now: host, rpi4, emulated"):
+        bench(exported(), device="ssh://pi", tell=lambda _: None)
     assert isinstance(devices.choose("host"), HostDevice)
 
 

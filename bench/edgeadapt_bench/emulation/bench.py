@@ -5,7 +5,6 @@ Nothing is interleaved and no sample has an interval: a count is the same every 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -76,7 +75,6 @@ class EmulatedReport:
     device: str
     fingerprint: Fingerprint
     started: str
-    seconds: float
     rows: Sequence[EmulatedRow]
     sizes: Mapping[str, Mapping[str, int]]
 
@@ -85,7 +83,6 @@ class EmulatedReport:
         return {
             "format": FORMAT,
             "started": self.started,
-            "seconds_on_the_host": self.seconds,
             "device": {"name": self.device, "emulated": True, **self.fingerprint.to_json()},
             "note": NOTE,
             "rows": [item for row in self.rows for item in row.to_json(identity)],
@@ -139,7 +136,7 @@ def bench(
     """
     if threads != 1:
         raise EdgeAdaptError(f"--threads {threads}: emulated processors take turns, so only one thread can be counted")
-    began, started = time.monotonic(), _now()
+    started = _now()
     if device == emulated.RASPBERRY_PI_4:
         tell(
             "this machine is no Raspberry Pi 4: its processor is emulated, which gives instruction counts and no times"
@@ -178,7 +175,6 @@ def bench(
         device=device,
         fingerprint=emulated.fingerprint(system.versions()),
         started=started,
-        seconds=time.monotonic() - began,
         rows=rows,
         sizes={
             str(path): {name: entry.size for name, entry in Bundle.open(path).manifest.files.items()}

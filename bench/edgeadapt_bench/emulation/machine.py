@@ -29,6 +29,7 @@ from edgeadapt_bench.emulation.sysroot import PYTHON, Sysroot
 
 PYTHON_COMMAND = (f"/usr/bin/python{PYTHON}", "-m")
 
+_INIT = Path(__file__).with_name("init.py")
 _SPARE = 512 << 20
 _PATIENCE_S = 7200
 
@@ -113,6 +114,7 @@ def _initramfs(command: Sequence[str], files: Mapping[str, Path | bytes], system
         archive = Path(folder) / "initramfs"
         shutil.copyfile(system.archive, archive)
         with archive.open("ab") as sink, cpio.Archive(sink) as part:
+            part.file("init", _INIT, 0o100755)
             part.tree(application, "app/")
             for name, content in sorted({**files, COMMAND: json.dumps(list(command)).encode()}.items()):
                 if isinstance(content, bytes):
