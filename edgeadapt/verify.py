@@ -191,13 +191,19 @@ def _op_check(op: Op, runner: ort.InferenceSession, view: str) -> Check:
 
 def _share(op: Op, case: Case, runner: ort.InferenceSession) -> float:
     """Largest difference from the reference over the case's allowance; infinite where NaN or inf are elsewhere."""
-    expected = op.expected(case)
-    found = np.asarray(runner.run(None, dict(case.inputs))[0])
+    found = runner.run(None, dict(case.inputs))
+    return max(
+        _share_of(np.asarray(output), expected, op.allowance(case, expected))
+        for output, expected in zip(found, op.expected(case), strict=True)
+    )
+
+
+def _share_of(found: np.ndarray, expected: np.ndarray, allowance: np.ndarray) -> float:
     finite = np.isfinite(expected)
     if found.shape != expected.shape or not np.array_equal(found[~finite], expected[~finite], equal_nan=True):
         return float("inf")
     difference = np.abs(found[finite].astype(np.float64) - expected[finite])
-    allowed = np.broadcast_to(op.allowance(case, expected), expected.shape)[finite]
+    allowed = np.broadcast_to(allowance, expected.shape)[finite]
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = np.where(difference == 0, 0, difference / allowed)
     return float(np.nan_to_num(shares, nan=np.inf, posinf=np.inf).max(initial=0.0))

@@ -8,9 +8,10 @@
 //       static constexpr Input kInputs[] = {{"x", kFloat}, {"b", kFloat, kOptional}};
 //       static constexpr int kInPlace = 0;             // the input whose buffer the output may reuse, or -1
 //       bool Select();                                 // choose the loops for this processor (cpu.h)
-//       OrtStatus* Load(const Attributes&);            // optional: read the node's attributes
+//       OrtStatus* Load(const NodeInfo&);              // optional: read the node's attributes and constants
 //       static constexpr const char* kWidth = "N";     // optional: the attribute that is the output's last dimension
-//       OrtStatus* Compute(Context& context) const;    // one float output, shaped like input 0 (but for kWidth)
+//       static constexpr size_t kOutputs = 2;          // optional: more than one
+//       OrtStatus* Compute(Context& context) const;    // float outputs, shaped like input 0 (but for kWidth)
 //     };
 //
 // and Op<Kernel> makes the OrtCustomOp of it.
@@ -64,41 +65,39 @@ struct Tensor {
   }
 };
 
-inline OrtStatus* InvalidArgument(const OrtApi& api, const char* op, const char* format, va_list args) {
-  char message[320];
-  const int used = std::snprintf(message, sizeof message, "%s: ", op);
-  if (used > 0 && static_cast<size_t>(used) < sizeof message) {
-    std::vsnprintf(message + used, sizeof message - static_cast<size_t>(used), format, args);
-  }
-  return api.CreateStatus(ORT_INVALID_ARGUMENT, message);
-}
-
-// What one Compute call may do: read inputs, make the output, split work over the runtime's own threads.
-class Context {
+// What a message needs, and what is checked with one: the runtime's API and the op's name.
+class Checks {
  public:
-  Context(const OrtApi& api, OrtKernelContext* context, const char* op) : api_(api), context_(context), op_(op) {}
+  Checks(const OrtApi& api, const char* op) : api_(api), op_(op) {}
 
   // "<op>: <message>", formatted as printf does.
   OrtStatus* Invalid(const char* format, ...) const __attribute__((format(printf, 2, 3))) {
+    char message[320];
+    const int used = std::snprintf(message, sizeof message, "%s: ", op_);
     va_list args;
     va_start(args, format);
-    OrtStatus* status = InvalidArgument(api_, op_, format, args);
+    if (used > 0 && static_cast<size_t>(used) < sizeof message) {
+      std::vsnprintf(message + used, sizeof message - static_cast<size_t>(used), format, args);
+    }
     va_end(args);
-    return status;
+    return api_.CreateStatus(ORT_INVALID_ARGUMENT, message);
   }
 
   OrtStatus* OutOfMemory() const { return api_.CreateStatus(ORT_FAIL, "edgeadapt: out of memory"); }
 
-  // Input `index`, its element type checked against `input.type` unless that is kAny.
-  OrtStatus* Get(size_t index, const Input& input, Tensor* tensor) const {
-    *tensor = Tensor{};
-    size_t count = 0;
-    if (OrtStatus* status = api_.KernelContext_GetInputCount(context_, &count)) return status;
-    const OrtValue* value = nullptr;
-    if (index < count) {
-      if (OrtStatus* status = api_.KernelContext_GetInput(context_, index, &value)) return status;
-    }
-    if (value == nullptr) return input.optional ? nullptr : Invalid("input '%s' is missing", input.name);
+  // Refuses a tensor whose rank or dimensions are not these; -1 accepts any size.
+  OrtStatus* Expect(const Tensor& tensor, const char* name, size_t rank, const int64_t* shape) const {
+    bool right = tensor.rank == rank;
+    for (size_t i = 0; right && i < rank; ++i) right = shape[i] < 0 || shape[i] == tensor.shape[i];
+    if (right) return nullptr;
+    char is[96], should[96];
+    return Invalid("input '%s' has shape %s, expected %s", name, Print(tensor.shape, tensor.rank, is, sizeof is),
+                   Print(shape, rank, should, sizeof should));
+  }
+
+ protected:
+  // The tensor in `value`, its element type checked against `input.type` unless that is kAny.
+  OrtStatus* Read(const OrtValue* value, const Input& input, Tensor* tensor) const {
     OrtTensorTypeAndShapeInfo* info = nullptr;
     if (OrtStatus* status = api_.GetTensorTypeAndShape(value, &info)) return status;
     OrtStatus* status = Describe(info, input, tensor);
@@ -113,58 +112,9 @@ class Context {
     return nullptr;
   }
 
-  // Refuses a tensor whose rank or dimensions are not these; -1 accepts any size.
-  OrtStatus* Expect(const Tensor& tensor, const char* name, size_t rank, const int64_t* shape) const {
-    bool right = tensor.rank == rank;
-    for (size_t i = 0; right && i < rank; ++i) right = shape[i] < 0 || shape[i] == tensor.shape[i];
-    if (right) return nullptr;
-    char is[96], should[96];
-    return Invalid("input '%s' has shape %s, expected %s", name, Print(tensor.shape, tensor.rank, is, sizeof is),
-                   Print(shape, rank, should, sizeof should));
-  }
-
-  // The output, shaped like a tensor, or with another last dimension.
-  OrtStatus* Output(const Tensor& like, float** data) const { return Output(like.shape, like.rank, data); }
-  OrtStatus* Output(const Tensor& like, size_t width, float** data) const {
-    int64_t shape[Tensor::kMaxRank];
-    for (size_t i = 0; i < like.rank; ++i) shape[i] = like.shape[i];
-    shape[like.rank - 1] = static_cast<int64_t>(width);
-    return Output(shape, like.rank, data);
-  }
-
-  // body(begin, end) over pieces of [0, total); in parallel if `work` (multiply-adds of the whole) is worth it.
-  template <class Body>
-  OrtStatus* For(size_t total, size_t work, const Body& body) const {
-    constexpr size_t kPieceWork = size_t{1} << 15;  // about 10 us: well above the cost of waking a thread
-    constexpr size_t kMostPieces = 64;
-    size_t pieces = work / kPieceWork;
-    if (pieces > kMostPieces) pieces = kMostPieces;
-    if (pieces > total) pieces = total;
-    if (pieces < 2) {
-      body(size_t{0}, total);
-      return nullptr;
-    }
-    struct Split {
-      const Body& body;
-      size_t total, pieces;
-    } split{body, total, pieces};
-    const auto call = [](void* data, size_t piece) {
-      const Split& s = *static_cast<const Split*>(data);
-      s.body(s.total * piece / s.pieces, s.total * (piece + 1) / s.pieces);
-    };
-    return api_.KernelContext_ParallelFor(context_, call, pieces, 0, &split);
-  }
+  const OrtApi& api_;
 
  private:
-  OrtStatus* Output(const int64_t* shape, size_t rank, float** data) const {
-    OrtValue* value = nullptr;
-    if (OrtStatus* status = api_.KernelContext_GetOutput(context_, 0, shape, rank, &value)) return status;
-    void* raw = nullptr;
-    if (OrtStatus* status = api_.GetTensorMutableData(value, &raw)) return status;
-    *data = static_cast<float*>(raw);
-    return nullptr;
-  }
-
   OrtStatus* Describe(const OrtTensorTypeAndShapeInfo* info, const Input& input, Tensor* tensor) const {
     if (OrtStatus* status = api_.GetTensorElementType(info, &tensor->type)) return status;
     if (input.type != kAny && tensor->type != input.type) {
@@ -197,36 +147,108 @@ class Context {
     return text;
   }
 
-  const OrtApi& api_;
-  OrtKernelContext* context_;
   const char* op_;
 };
 
-// A node's attributes, as a kernel reads them when it is made.
-class Attributes {
+// What one Compute call may do: read inputs, make the outputs, split work over the runtime's own threads.
+class Context : public Checks {
  public:
-  Attributes(const OrtApi& api, const OrtKernelInfo* info, const char* op) : api_(api), info_(info), op_(op) {}
+  Context(const OrtApi& api, OrtKernelContext* context, const char* op) : Checks(api, op), context_(context) {}
 
-  // The integer `name`; an error if it is missing or outside [least, most].
+  // Input `index`; without data if it is optional and left out.
+  OrtStatus* Get(size_t index, const Input& input, Tensor* tensor) const {
+    *tensor = Tensor{};
+    size_t count = 0;
+    if (OrtStatus* status = api_.KernelContext_GetInputCount(context_, &count)) return status;
+    const OrtValue* value = nullptr;
+    if (index < count) {
+      if (OrtStatus* status = api_.KernelContext_GetInput(context_, index, &value)) return status;
+    }
+    if (value == nullptr) return input.optional ? nullptr : Invalid("input '%s' is missing", input.name);
+    return Read(value, input, tensor);
+  }
+
+  // The output, shaped like a tensor, or with another last dimension.
+  OrtStatus* Output(const Tensor& like, float** data, size_t index = 0) const {
+    return Output(index, like.shape, like.rank, data);
+  }
+  OrtStatus* OutputOfWidth(const Tensor& like, size_t width, float** data) const {
+    int64_t shape[Tensor::kMaxRank];
+    for (size_t i = 0; i < like.rank; ++i) shape[i] = like.shape[i];
+    shape[like.rank - 1] = static_cast<int64_t>(width);
+    return Output(0, shape, like.rank, data);
+  }
+
+  // body(begin, end) over pieces of [0, total); in parallel if `work` (multiply-adds of the whole) is worth it.
+  template <class Body>
+  OrtStatus* For(size_t total, size_t work, const Body& body) const {
+    constexpr size_t kPieceWork = size_t{1} << 15;  // about 10 us: well above the cost of waking a thread
+    constexpr size_t kMostPieces = 64;
+    size_t pieces = work / kPieceWork;
+    if (pieces > kMostPieces) pieces = kMostPieces;
+    if (pieces > total) pieces = total;
+    if (pieces < 2) {
+      body(size_t{0}, total);
+      return nullptr;
+    }
+    struct Split {
+      const Body& body;
+      size_t total, pieces;
+    } split{body, total, pieces};
+    const auto call = [](void* data, size_t piece) {
+      const Split& s = *static_cast<const Split*>(data);
+      s.body(s.total * piece / s.pieces, s.total * (piece + 1) / s.pieces);
+    };
+    return api_.KernelContext_ParallelFor(context_, call, pieces, 0, &split);
+  }
+
+ private:
+  OrtStatus* Output(size_t index, const int64_t* shape, size_t rank, float** data) const {
+    OrtValue* value = nullptr;
+    if (OrtStatus* status = api_.KernelContext_GetOutput(context_, index, shape, rank, &value)) return status;
+    void* raw = nullptr;
+    if (OrtStatus* status = api_.GetTensorMutableData(value, &raw)) return status;
+    *data = static_cast<float*>(raw);
+    return nullptr;
+  }
+
+  OrtKernelContext* context_;
+};
+
+// A node as its kernel sees it when it is made: attributes, and inputs that never change.
+class NodeInfo : public Checks {
+ public:
+  NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const char* op) : Checks(api, op), info_(info) {}
+
+  // The integer attribute `name`; an error if it is missing or outside [least, most].
   OrtStatus* Get(const char* name, int64_t least, int64_t most, int64_t* value) const {
     if (OrtStatus* status = api_.KernelInfoGetAttribute_int64(info_, name, value)) return status;
     if (*value >= least && *value <= most) return nullptr;
     return Invalid("attribute '%s' is %lld; it must be in %lld..%lld", name, static_cast<long long>(*value),
                    static_cast<long long>(least), static_cast<long long>(most));
   }
+  OrtStatus* Get(const char* name, float* value) const { return api_.KernelInfoGetAttribute_float(info_, name, value); }
 
-  OrtStatus* Invalid(const char* format, ...) const __attribute__((format(printf, 2, 3))) {
-    va_list args;
-    va_start(args, format);
-    OrtStatus* status = InvalidArgument(api_, op_, format, args);
-    va_end(args);
-    return status;
+  // Input `index` if it is a constant, which stays where it is as long as the kernel. `*known` becomes false if it is
+  // there but may change; an optional input that is left out is known to be absent.
+  OrtStatus* Constant(size_t index, const Input& input, Tensor* tensor, bool* known) const {
+    *tensor = Tensor{};
+    size_t count = 0, length = 0;
+    if (OrtStatus* status = api_.KernelInfo_GetInputCount(info_, &count)) return status;
+    if (index < count) {
+      if (OrtStatus* status = api_.KernelInfo_GetInputName(info_, index, nullptr, &length)) return status;
+    }
+    if (length < 2) return input.optional ? nullptr : Invalid("input '%s' is missing", input.name);  // "" and its end
+    int constant = 0;
+    const OrtValue* value = nullptr;
+    if (OrtStatus* status = api_.KernelInfoGetConstantInput_tensor(info_, index, &constant, &value)) return status;
+    if (constant != 0 && value != nullptr) return Read(value, input, tensor);
+    *known = false;
+    return nullptr;
   }
 
  private:
-  const OrtApi& api_;
   const OrtKernelInfo* info_;
-  const char* op_;
 };
 
 // An object on the C heap, or null. operator new would bring libstdc++'s exception machinery, and with it a newer
@@ -269,7 +291,7 @@ struct Op : OrtCustomOp {
       return Kernel::kInputs[i].optional ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
     };
     GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
-    GetOutputTypeCount = [](const OrtCustomOp*) { return size_t{1}; };
+    GetOutputTypeCount = [](const OrtCustomOp*) { return Outputs<Kernel>(0); };
     GetOutputType = [](const OrtCustomOp*, size_t) { return kFloat; };
     GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
     GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
@@ -285,7 +307,7 @@ struct Op : OrtCustomOp {
                                  "EDGEADAPT_OPS_ISA names an instruction set that this processor or build lacks; "
                                  "unset it to let the library choose");
       }
-      if (OrtStatus* status = Load(&kernel, Attributes(*api, info, Kernel::kName), 0)) return status;
+      if (OrtStatus* status = Load(&kernel, NodeInfo(*api, info, Kernel::kName), 0)) return status;
       *made = Make<State>(api, kernel);
       return *made != nullptr ? nullptr : api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
     };
@@ -341,7 +363,9 @@ struct Op : OrtCustomOp {
       OrtStatus* status = ort.SetTensorElementType(output, kFloat);
       if (status == nullptr) status = ort.SetDimensions(output, shape, rank);
       if (status == nullptr) status = ort.SetSymbolicDimensions(output, names, rank);
-      if (status == nullptr) status = ort.ShapeInferContext_SetOutputTypeShape(context, 0, output);
+      for (size_t i = 0; status == nullptr && i < Outputs<Kernel>(0); ++i) {
+        status = ort.ShapeInferContext_SetOutputTypeShape(context, i, output);
+      }
       ort.ReleaseTensorTypeAndShapeInfo(output);
       return status;
     };
@@ -350,11 +374,19 @@ struct Op : OrtCustomOp {
  private:
   // What a kernel may leave out; the second of each pair is chosen for one that did.
   template <class K>
-  static auto Load(K* kernel, const Attributes& attributes, int) -> decltype(kernel->Load(attributes)) {
-    return kernel->Load(attributes);
+  static size_t Outputs(decltype(K::kOutputs, 0)) {
+    return K::kOutputs;
   }
   template <class K>
-  static OrtStatus* Load(K*, const Attributes&, long) {
+  static size_t Outputs(long) {
+    return 1;
+  }
+  template <class K>
+  static auto Load(K* kernel, const NodeInfo& node, int) -> decltype(kernel->Load(node)) {
+    return kernel->Load(node);
+  }
+  template <class K>
+  static OrtStatus* Load(K*, const NodeInfo&, long) {
     return nullptr;
   }
   template <class K = Kernel>

@@ -28,56 +28,93 @@ struct QuantMatMul {
   static constexpr int64_t kMostColumns = int64_t{1} << 24, kMostBlock = 256;
 
   const QuantLoops* loops;
-  QuantWeight shape;  // all but the pointers
+  QuantWeight weight;  // its pointers and the bias are set if they are constants of the graph, as they should be
+  const float* bias;
+  bool constant;
 
   bool Select() {
     loops = SelectQuantLoops();
     return loops != nullptr;
   }
 
-  OrtStatus* Load(const Attributes& attributes) {
+  OrtStatus* Load(const NodeInfo& node) {
     int64_t K, N, bits, block;
-    if (OrtStatus* status = attributes.Get("K", 1, kMostColumns, &K)) return status;
-    if (OrtStatus* status = attributes.Get("N", 1, int64_t{1} << 32, &N)) return status;
-    if (OrtStatus* status = attributes.Get("bits", 4, 8, &bits)) return status;
-    if (OrtStatus* status = attributes.Get("block_size", bits == 4 ? 32 : 16, kMostBlock, &block)) return status;
+    if (OrtStatus* status = node.Get("K", 1, kMostColumns, &K)) return status;
+    if (OrtStatus* status = node.Get("N", 1, int64_t{1} << 32, &N)) return status;
+    if (OrtStatus* status = node.Get("bits", 4, 8, &bits)) return status;
+    if (OrtStatus* status = node.Get("block_size", bits == 4 ? 32 : 16, kMostBlock, &block)) return status;
     if ((bits != 4 && bits != 8) || (block & (block - 1)) != 0) {
-      return attributes.Invalid("bits is %d and block_size %lld; they must be 4 or 8, and a power of two",
-                                static_cast<int>(bits), static_cast<long long>(block));
+      return node.Invalid("bits is %d and block_size %lld; they must be 4 or 8, and a power of two",
+                          static_cast<int>(bits), static_cast<long long>(block));
     }
-    shape.K = static_cast<size_t>(K);
-    shape.N = static_cast<size_t>(N);
-    shape.block = static_cast<size_t>(block);
-    shape.nb = (shape.K + shape.block - 1) / shape.block;
-    shape.bits = static_cast<int>(bits);
-    return nullptr;
+    weight.K = static_cast<size_t>(K);
+    weight.N = static_cast<size_t>(N);
+    weight.block = static_cast<size_t>(block);
+    weight.nb = (weight.K + weight.block - 1) / weight.block;
+    weight.bits = static_cast<int>(bits);
+    constant = true;
+    Tensor inputs[kCount];
+    for (size_t i = 1; i < kCount; ++i) {
+      if (OrtStatus* status = node.Constant(i, kInputs[i], &inputs[i], &constant)) return status;
+    }
+    return constant ? SetWeight(node, inputs) : nullptr;
   }
 
   OrtStatus* Compute(Context& context) const {
-    Tensor x, data, scales, zero_points, bias;
-    if (OrtStatus* status = context.Get(0, kInputs[0], &x)) return status;
-    if (OrtStatus* status = context.Get(1, kInputs[1], &data)) return status;
-    if (OrtStatus* status = context.Get(2, kInputs[2], &scales)) return status;
-    if (OrtStatus* status = context.Get(3, kInputs[3], &zero_points)) return status;
-    if (OrtStatus* status = context.Get(4, kInputs[4], &bias)) return status;
-    if (OrtStatus* status = Check(context, x, data, scales, zero_points, bias)) return status;
-    QuantWeight w = shape;
-    w.data = data.as<uint8_t>();
-    w.scales = scales.as<float>();
-    w.zero_points = zero_points ? zero_points.as<uint8_t>() : nullptr;
+    Tensor inputs[kCount];
+    for (size_t i = 0; i < (constant ? 1 : kCount); ++i) {
+      if (OrtStatus* status = context.Get(i, kInputs[i], &inputs[i])) return status;
+    }
+    QuantMatMul with = *this;
+    if (!constant) {
+      if (OrtStatus* status = with.SetWeight(context, inputs)) return status;
+    }
+    return with.Multiply(context, inputs[0]);
+  }
+
+ private:
+  static constexpr size_t kCount = sizeof kInputs / sizeof(Input);
+
+  // Takes all inputs but x, if they have the shapes that the attributes ask for.
+  OrtStatus* SetWeight(const Checks& checks, const Tensor* inputs) {
+    const auto number = [](size_t n) { return static_cast<int64_t>(n); };
+    const size_t bits = static_cast<size_t>(weight.bits);
+    const int64_t data[] = {number(weight.N), number(weight.nb), number(weight.block * bits / 8)};
+    const int64_t zero_points[] = {number(weight.N), number((weight.nb * bits + 7) / 8)};
+    const struct {
+      size_t rank;
+      const int64_t* shape;
+    } expected[kCount] = {{0, nullptr}, {3, data}, {2, data}, {2, zero_points}, {1, data}};
+    for (size_t i = 1; i < kCount; ++i) {
+      if (!inputs[i]) continue;
+      if (OrtStatus* status = checks.Expect(inputs[i], kInputs[i].name, expected[i].rank, expected[i].shape)) {
+        return status;
+      }
+    }
+    weight.data = inputs[1].as<uint8_t>();
+    weight.scales = inputs[2].as<float>();
+    weight.zero_points = inputs[3].as<uint8_t>();
+    bias = inputs[4].as<float>();
+    return nullptr;
+  }
+
+  OrtStatus* Multiply(Context& context, const Tensor& x) const {
+    const QuantWeight& w = weight;
+    if (x.rank < 1 || x.dim(x.rank - 1) != w.K) {
+      return context.Invalid("the last dimension of input 'x' must be K = %zu", w.K);
+    }
     float* y = nullptr;
-    if (OrtStatus* status = context.Output(x, w.N, &y)) return status;
+    if (OrtStatus* status = context.OutputOfWidth(x, w.N, &y)) return status;
     size_t rows = 1;
     for (size_t i = 0; i + 1 < x.rank; ++i) rows *= x.dim(i);
     if (rows == 0) return nullptr;
     const size_t at_once = rows < kPanel ? 1 : kPanel;  // a panel of three rows would cost as much as three single ones
     Panels panels(w, rows, at_once);
     if (!panels.ok()) return context.OutOfMemory();
-    return at_once == 1 ? MultiplyRows(context, w, x.as<float>(), rows, panels, bias, y)
-                        : MultiplyPanels(context, w, x.as<float>(), rows, panels, bias, y);
+    return at_once == 1 ? MultiplyRows(context, x.as<float>(), rows, panels, y)
+                        : MultiplyPanels(context, x.as<float>(), rows, panels, y);
   }
 
- private:
   // Quantised activations: `count` panels of `at_once` rows, each [q | s | sums] (quant.h), zero until they are
   // written.
   class Panels {
@@ -117,50 +154,32 @@ struct QuantMatMul {
     Scratch<int8_t> memory_;
   };
 
-  OrtStatus* Check(const Context& context, const Tensor& x, const Tensor& data, const Tensor& scales,
-                   const Tensor& zero_points, const Tensor& bias) const {
-    const auto number = [](size_t n) { return static_cast<int64_t>(n); };
-    const QuantWeight& w = shape;
-    if (x.rank < 1 || x.dim(x.rank - 1) != w.K) {
-      return context.Invalid("the last dimension of input 'x' must be K = %zu", w.K);
-    }
-    const size_t bits = static_cast<size_t>(w.bits);
-    const int64_t data_shape[] = {number(w.N), number(w.nb), number(w.block * bits / 8)};
-    if (OrtStatus* status = context.Expect(data, "data", 3, data_shape)) return status;
-    if (OrtStatus* status = context.Expect(scales, "scales", 2, data_shape)) return status;
-    const int64_t points_shape[] = {number(w.N), number((w.nb * bits + 7) / 8)};
-    if (zero_points) {
-      if (OrtStatus* status = context.Expect(zero_points, "zero_points", 2, points_shape)) return status;
-    }
-    return bias ? context.Expect(bias, "bias", 1, data_shape) : nullptr;
-  }
-
-  OrtStatus* MultiplyRows(Context& context, const QuantWeight& w, const float* x, size_t rows, const Panels& panels,
-                          const Tensor& bias, float* y) const {
+  OrtStatus* MultiplyRows(Context& context, const float* x, size_t rows, const Panels& panels, float* y) const {
+    const QuantWeight& w = weight;
     for (size_t r = 0; r < rows; ++r) loops->quantise(w, x + r * w.K, 1, 0, panels[r]);
-    return ForStrips(context, w, rows, [&](size_t begin, size_t end) {
+    return ForStrips(context, rows, [&](size_t begin, size_t end) {
       for (size_t r = 0; r < rows; ++r) {
         loops->row(w, panels[r], begin, end, y + r * w.N);
-        AddBias(bias, begin, end, y + r * w.N);
+        AddBias(begin, end, y + r * w.N);
       }
     });
   }
 
-  OrtStatus* MultiplyPanels(Context& context, const QuantWeight& w, const float* x, size_t rows, const Panels& panels,
-                            const Tensor& bias, float* y) const {
+  OrtStatus* MultiplyPanels(Context& context, const float* x, size_t rows, const Panels& panels, float* y) const {
+    const QuantWeight& w = weight;
     OrtStatus* status = context.For(panels.count(), rows * w.K, [&](size_t begin, size_t end) {
       for (size_t r = begin * kPanel; r < end * kPanel && r < rows; ++r) {
         loops->quantise(w, x + r * w.K, kPanel, r % kPanel, panels[r / kPanel]);
       }
     });
     if (status != nullptr) return status;
-    return ForStrips(context, w, rows, [&](size_t begin, size_t end) {
+    return ForStrips(context, rows, [&](size_t begin, size_t end) {
       for (size_t n = begin; n < end; n += kStrip) {
         const size_t stop = n + kStrip < end ? n + kStrip : end;
         for (size_t p = 0; p < panels.count(); ++p) {
           const size_t first = p * kPanel, count = rows - first < kPanel ? rows - first : kPanel;
           loops->panel(w, panels[p], count, n, stop, y + first * w.N);
-          for (size_t r = first; r < first + count; ++r) AddBias(bias, n, stop, y + r * w.N);
+          for (size_t r = first; r < first + count; ++r) AddBias(n, stop, y + r * w.N);
         }
       }
     });
@@ -169,16 +188,17 @@ struct QuantMatMul {
   // body(begin, end) over weight rows, in whole strips. A multiply-add here costs about a quarter of one in floating
   // point.
   template <class Body>
-  static OrtStatus* ForStrips(Context& context, const QuantWeight& w, size_t rows, const Body& body) {
+  OrtStatus* ForStrips(Context& context, size_t rows, const Body& body) const {
+    const QuantWeight& w = weight;
     return context.For((w.N + kStrip - 1) / kStrip, rows * w.N * w.K / 4, [&](size_t begin, size_t end) {
       const size_t stop = end * kStrip;
       body(begin * kStrip, stop < w.N ? stop : w.N);
     });
   }
 
-  static void AddBias(const Tensor& bias, size_t begin, size_t end, float* y) {
-    if (!bias) return;
-    for (size_t n = begin; n < end; ++n) y[n] += bias.as<float>()[n];
+  void AddBias(size_t begin, size_t end, float* y) const {
+    if (bias == nullptr) return;
+    for (size_t n = begin; n < end; ++n) y[n] += bias[n];
   }
 };
 

@@ -6,6 +6,7 @@
 // The ops of this library: a line each.
 #define EDGEADAPT_OPS(X) \
   X(RankOneUpdate)       \
+  X(RankOneNorm)         \
   X(LowRankUpdate)       \
   X(QuantMatMul)         \
   X(HimalayaDirection)

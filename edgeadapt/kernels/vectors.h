@@ -35,11 +35,12 @@ static inline float ToFloat(Half h) {
 struct Vectors {
   const char* name;
 
-  float (*dot)(const float* a, const float* b, size_t n);                         // sum_i a_i b_i
-  float (*dot_int8)(const int8_t* w, const float* x, size_t n);                   // sum_i w_i x_i
-  void (*scale)(float c, const float* x, float* z, size_t n);                     // z = c x
-  void (*axpy)(const float* y, float c, const float* x, float* z, size_t n);      // z = y + c x
-  void (*axpy_half)(const float* y, float c, const Half* x, float* z, size_t n);  // z = y + c x
+  float (*dot)(const float* a, const float* b, size_t n);                               // sum_i a_i b_i
+  float (*dot_int8)(const int8_t* w, const float* x, size_t n);                         // sum_i w_i x_i
+  void (*scale)(float c, const float* x, float* z, size_t n);                           // z = c x
+  void (*scaled_product)(float c, const float* x, const float* g, float* z, size_t n);  // z_i = c x_i g_i
+  void (*axpy)(const float* y, float c, const float* x, float* z, size_t n);            // z = y + c x
+  void (*axpy_half)(const float* y, float c, const Half* x, float* z, size_t n);        // z = y + c x
   // h = x A: x (n), A (n, r) row-major, h (r)
   void (*vector_matrix)(const float* x, const float* A, float* h, size_t n, size_t r);
   void (*vector_matrix_half)(const float* x, const Half* A, float* h, size_t n, size_t r);

@@ -97,6 +97,12 @@ void Scale(float c, const float* x, float* z, size_t n) {
   for (; i < n; ++i) z[i] = c * x[i];
 }
 
+void ScaledProduct(float c, const float* x, const float* g, float* z, size_t n) {
+  size_t i = 0;
+  for (; i + W <= n; i += W) Store(z + i, c * Load(x + i) * Load(g + i));
+  for (; i < n; ++i) z[i] = c * x[i] * g[i];
+}
+
 void Axpy(const float* y, float c, const float* x, float* z, size_t n) {
   size_t i = 0;
   for (; i + W <= n; i += W) Store(z + i, Load(y + i) + c * Load(x + i));
@@ -133,6 +139,7 @@ void VectorMatrixHalf(const float* x, const Half* A, float* h, size_t n, size_t 
 
 }  // namespace
 
-const Vectors EDGEADAPT_VECTORS = {EDGEADAPT_ISA, Dot, DotInt8, Scale, Axpy, AxpyHalf, VectorMatrix, VectorMatrixHalf};
+const Vectors EDGEADAPT_VECTORS = {EDGEADAPT_ISA, Dot,      DotInt8,      Scale,           ScaledProduct,
+                                   Axpy,          AxpyHalf, VectorMatrix, VectorMatrixHalf};
 
 }  // namespace edgeadapt

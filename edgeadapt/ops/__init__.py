@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeadapt.ops import himalaya_direction, low_rank_update, quant_matmul, rank_one_update
+from edgeadapt.ops import himalaya_direction, low_rank_update, quant_matmul, rank_one_norm, rank_one_update
 from edgeadapt.ops.registry import DOMAIN, OPSET, VERSION, Case, Op
 
 OPS: dict[str, Op] = {
@@ -10,6 +10,7 @@ OPS: dict[str, Op] = {
     for op in (
         himalaya_direction.OP,
         rank_one_update.OP,
+        rank_one_norm.OP,
         low_rank_update.OP,
         quant_matmul.OP,
     )

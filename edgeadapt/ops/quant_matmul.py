@@ -3,7 +3,7 @@
     y = x W^T + bias        W_nk = t_nb (c_nk - z_nb)        b = floor(k / block_size)
 
     x           float32 [..., K]
-    data        uint8   [N, nb, block_size bits / 8]   the codes c, packed as in codecs.blockwise; nb = ceil(K / block_size)
+    data        uint8   [N, nb, block_size bits / 8]   the codes c, as codecs.blockwise packs them; nb = ceil(K / block)
     scales      float32 [N, nb]                        t
     zero_points uint8   [N, ceil(nb bits / 8)]         z; absent: 8 at 4 bits, 128 at 8 bits
     bias        float32 [N]                            absent: 0
@@ -129,7 +129,7 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
             inputs["zero_points"] = weight.zero_points
         if bias:
             inputs["bias"] = normal(N)
-        return Case(name, inputs, attributes={"K": K, "N": N, "bits": bits, "block_size": block})
+        return Case(name, inputs, attributes={"K": K, "N": N, "bits": bits, "block_size": block}, sized=True)
 
     settings: tuple[tuple[Bits, int], ...] = ((4, 32), (8, 32), (8, 64), (8, 128))
     for bits, block in settings:

@@ -27,20 +27,22 @@ Array = NDArray[Any]
 class Case:
     """Named inputs of one op, its attributes, and the form of body that takes them (keyword arguments of `body`).
 
-    `exact` asks for bitwise equality of every view: what an untouched site or a closed gate must give.
+    `exact` asks for bitwise equality of every view: what an untouched site or a closed gate must give. `sized` says
+    that the attributes give the inputs' shapes.
     """
 
     name: str
     inputs: Mapping[str, Array]
     form: Mapping[str, bool] = field(default_factory=dict)
     exact: bool = False
-    attributes: Mapping[str, int] = field(default_factory=dict)
+    attributes: Mapping[str, int | float] = field(default_factory=dict)
+    sized: bool = False
 
     @property
     def dimensions(self) -> dict[str, list[int | None]]:
-        """What a graph has to state of each input's shape: the rank, and with attributes all but the first's rows."""
+        """What a graph has to state of each input's shape: the rank, and if it is `sized` all but the first's rows."""
         stated: dict[str, list[int | None]] = {name: [None] * value.ndim for name, value in self.inputs.items()}
-        if self.attributes:
+        if self.sized:
             first, *others = self.inputs
             stated[first][-1] = self.inputs[first].shape[-1]
             stated.update({name: list(self.inputs[name].shape) for name in others})
@@ -51,7 +53,8 @@ class Case:
 class Op:
     """One op of the domain `edgeadapt`.
 
-    reference   NumPy, arrays in the op's order, attributes as keywords -> the output, float32
+    reference   NumPy, arrays in the op's order, attributes as keywords -> the output, float32; a tuple of several
+    outputs     their names, in the op's order
     body        keyword flags (see `forms`) -> the ONNX function in ONNX text syntax, opset 21
     forms       every set of flags that the exporter may emit; one form per model file, since an ONNX function cannot
                 branch on a missing input
@@ -63,13 +66,14 @@ class Op:
     """
 
     name: str
-    reference: Callable[..., NDArray[np.float32]]
+    reference: Callable[..., NDArray[np.float32] | tuple[NDArray[np.float32], ...]]
     body: Callable[..., str]
     forms: tuple[Mapping[str, bool], ...]
     cases: Callable[[np.random.Generator], Iterator[Case]]
     tolerance: float = 0.0
     scaled_by: tuple[str, ...] = ()
     bound: Callable[..., NDArray[np.float32]] | None = None
+    outputs: tuple[str, ...] = ("result",)
 
     def __post_init__(self) -> None:
         measured = 0 < self.tolerance < 1 if self.bound is None else self.tolerance == 0
@@ -91,12 +95,14 @@ class Op:
             names.pop()
         return names
 
-    def expected(self, case: Case) -> NDArray[np.float32]:
-        """The reference's output for `case`."""
-        return self.reference(**case.inputs, **case.attributes)
+    def expected(self, case: Case) -> tuple[NDArray[np.float32], ...]:
+        """The reference's outputs for `case`."""
+        found = self.reference(**case.inputs, **case.attributes)
+        return found if isinstance(found, tuple) else (found,)
 
     def allowance(self, case: Case, expected: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What a view may differ by from `expected`: shaped like it, or one number for all; 0 where it is exact."""
+        """What a view may differ by from `expected`, one of the outputs: shaped like it, or one number for all of it; 0
+        where the case is exact."""
         if case.exact:
             return np.zeros((), np.float32)
         if self.bound is not None:

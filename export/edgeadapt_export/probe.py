@@ -56,12 +56,14 @@ def probe(op: Op, case: Case) -> bytes:
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), case.dimensions[name])
         for name, value in case.inputs.items()
     ]
-    rank = op.expected(case).ndim
-    output = helper.make_tensor_value_info("result", TensorProto.FLOAT, [None] * rank)
-    node = helper.make_node(op.name, op.arguments(case), ["result"], domain=DOMAIN)
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * value.ndim)
+        for name, value in zip(op.outputs, op.expected(case), strict=True)
+    ]
+    node = helper.make_node(op.name, op.arguments(case), op.outputs, domain=DOMAIN)
     node.attribute.extend(helper.make_attribute(name, value) for name, value in case.attributes.items())
     model = helper.make_model(
-        helper.make_graph([node], f"probe_{op.name}", inputs, [output]),
+        helper.make_graph([node], f"probe_{op.name}", inputs, outputs),
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
         functions=[onnx.parser.parse_function(op.body(**case.form))],
         ir_version=_IR_VERSION,

@@ -22,7 +22,7 @@ from edgeadapt.codecs.blockwise import quantise_blocks
 from edgeadapt.ops import DOMAIN, OPS, OPSET, VERSION, Case, Op
 from edgeadapt.ops.library import library_path
 from edgeadapt.ops.registry import Array
-from tests.contract.views import assert_agrees, model_of
+from tests.contract.views import Outputs, assert_agrees, model_of
 from tests.contract.views import run as run_stock
 
 FOUND = library_path()
@@ -48,8 +48,8 @@ def with_kernels(threads: int = 1) -> ort.SessionOptions:
     return options
 
 
-def run(model: bytes, inputs: Mapping[str, Array], threads: int = 1) -> Array:
-    return np.asarray(ort.InferenceSession(model, with_kernels(threads)).run(None, dict(inputs))[0])
+def run(model: bytes, inputs: Mapping[str, Array], threads: int = 1) -> Outputs:
+    return tuple(ort.InferenceSession(model, with_kernels(threads)).run(None, dict(inputs)))
 
 
 def first_case(name: str, **form: bool) -> Case:
@@ -87,7 +87,7 @@ def test_a_kernel_is_preferred_to_a_function_body_of_the_same_name() -> None:
     model.functions[0].CopyFrom(onnx.parser.parse_function(wrong))
     data = model.SerializeToString()
 
-    np.testing.assert_array_equal(run_stock(data, dict(case.inputs)), -case.inputs["x"])  # stock: the (wrong) body
+    np.testing.assert_array_equal(run_stock(data, dict(case.inputs))[0], -case.inputs["x"])  # stock: the (wrong) body
     assert_agrees(op, case, run(data, case.inputs))
 
 
@@ -113,7 +113,7 @@ def test_two_threads_give_the_same_bits_as_one_in_a_linear(rows: int) -> None:
     weight = quantise_blocks(np.random.default_rng(1).standard_normal((999, 96)), bits=4, block=32)
     x = np.random.default_rng(2).standard_normal((rows, 96)).astype(np.float32)
     attributes = {"K": 96, "N": 999, "bits": 4, "block_size": 32}
-    case = Case("many rows", {"x": x, "data": weight.data, "scales": weight.scales}, attributes=attributes)
+    case = Case("many rows", {"x": x, "data": weight.data, "scales": weight.scales}, attributes=attributes, sized=True)
     model = model_of(OPS["QuantMatMul"], case, with_body=False)
     one, two = (run(model, case.inputs, threads) for threads in (1, 2))
     np.testing.assert_array_equal(one, two)
@@ -132,9 +132,7 @@ def test_two_threads_give_the_same_bits_as_one(name: str) -> None:
         inputs = {"y": normal(3, 129, 96), "x": inputs["x"], "A": normal(96, 8), "B": normal(8, 96)}
     case = Case("many rows", inputs)
     model = model_of(OPS[name], case, with_body=False)
-    one, two = (
-        ort.InferenceSession(model, with_kernels(threads)).run(None, dict(case.inputs))[0] for threads in (1, 2)
-    )
+    one, two = (run(model, case.inputs, threads) for threads in (1, 2))
     np.testing.assert_array_equal(one, two)
     assert_agrees(OPS[name], case, one)
 
@@ -231,6 +229,10 @@ REFUSED = [
         resize("B", 0, -1),
         r"input 'B' has shape \[4,16,960\], expected \[5,16,960\]",
     ),
+    ("RankOneNorm", {}, resize("b", 1, 1), r"input 'b' has shape \[1,2,576\], expected \[1,1,576\]"),
+    ("RankOneNorm", {}, resize("r", 1, 1), r"input 'r' has shape \[1,2,576\], expected \[1,1,576\]"),
+    ("RankOneNorm", {}, resize("u", 0, 1), r"input 'u' has shape \[2,1,576\], expected \[1,1,576\]"),
+    ("RankOneNorm", {}, resize("gamma", 0, -1), r"input 'gamma' has shape \[575\], expected \[576\]"),
     ("QuantMatMul", {}, resize("x", 2, 1), r"last dimension of input 'x' must be K = 64"),
     ("QuantMatMul", {}, resize("data", 0, -1), r"input 'data' has shape \[23,2,16\], expected \[24,2,16\]"),
     ("QuantMatMul", {}, resize("data", 2, 16), r"input 'data' has shape \[24,2,32\], expected \[24,2,16\]"),
@@ -253,7 +255,7 @@ def test_what_does_not_fit_is_refused_with_the_input_named(
     case = first_case(name, **form)
     inputs = dict(case.inputs)
     change(inputs)
-    rank = OPS[name].expected(case).ndim
+    rank = OPS[name].expected(case)[0].ndim
     model = one_node(name, inputs, None if name == "RankOneUpdate" else rank, case.attributes)
     session = ort.InferenceSession(model, with_kernels())
     with pytest.raises(Exception, match=rf"{name}: .*{message}"):
@@ -270,21 +272,19 @@ def test_a_missing_required_input_is_refused(name: str) -> None:
 
 
 def one_node(
-    name: str, inputs: dict[str, Array], rank: int | None, attributes: Mapping[str, int] | None = None
+    name: str, inputs: dict[str, Array], rank: int | None, attributes: Mapping[str, float] | None = None
 ) -> bytes:
     """A one-node model that takes these arrays, right or wrong."""
     values = [
         helper.make_tensor_value_info(key, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
         for key, value in inputs.items()
     ]
-    output = helper.make_tensor_value_info("result", TensorProto.FLOAT, None if rank is None else [None] * rank)
-    graph = helper.make_graph(
-        [helper.make_node(name, list(inputs), ["result"], domain=DOMAIN, **(attributes or {}))],
-        "one",
-        values,
-        [output],
-    )
+    shape = None if rank is None else [None] * rank
+    outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape) for output in OPS[name].outputs]
+    node = helper.make_node(name, list(inputs), OPS[name].outputs, domain=DOMAIN)
+    node.attribute.extend(helper.make_attribute(key, value) for key, value in (attributes or {}).items())
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
+    graph = helper.make_graph([node], "one", values, outputs)
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
 
 
@@ -320,6 +320,13 @@ def test_the_last_dimension_of_a_linear_is_known_before_it_runs() -> None:
     assert ort.InferenceSession(model, with_kernels()).get_outputs()[0].shape == ["B", "T", 24]
 
 
+@pytest.mark.parametrize("epsilon", [1e-6, 0.5])
+def test_the_normalisation_keeps_its_epsilon(epsilon: float) -> None:
+    case = first_case("RankOneNorm")
+    other = Case("another epsilon", case.inputs, attributes={"epsilon": epsilon})
+    assert_agrees(OPS["RankOneNorm"], other, run(model_of(OPS["RankOneNorm"], other, with_body=False), case.inputs))
+
+
 @pytest.mark.parametrize("isa", ["scalar", "best"])
 @pytest.mark.parametrize("spoiled", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("rows", [1, 3, 6])
@@ -333,7 +340,7 @@ def test_a_linear_makes_nan_of_rows_that_are_not_finite_and_of_no_other(
     hurt = x.copy()
     hurt[0, rows // 2, 40] = spoiled
     model = model_of(OPS["QuantMatMul"], clean, with_body=False)
-    before, after = run(model, clean.inputs), run(model, {**clean.inputs, "x": hurt})
+    (before,), (after,) = run(model, clean.inputs), run(model, {**clean.inputs, "x": hurt})
     kept = np.arange(rows) != rows // 2
     np.testing.assert_array_equal(after[0, kept], before[0, kept])
     assert np.isnan(after[0, ~kept]).all()
@@ -397,4 +404,4 @@ def test_sessions_outlive_the_options_and_each_other() -> None:
     expected = sessions[0].run(None, dict(case.inputs))[0]
     while sessions:
         np.testing.assert_array_equal(sessions.pop(0).run(None, dict(case.inputs))[0], expected)
-    np.testing.assert_array_equal(run(model, case.inputs), expected)
+    np.testing.assert_array_equal(run(model, case.inputs)[0], expected)

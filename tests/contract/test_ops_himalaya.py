@@ -57,7 +57,7 @@ class TestDirection:
         norm = np.linalg.norm(direction)
         expected = direction / norm if norm > 0 else direction
         pool = np.random.default_rng(1).standard_normal((1, stored.width)).astype(np.float32)
-        result = VIEWS[view](himalaya_direction.OP, case_of(stored, pool, np.array([1])))
+        (result,) = VIEWS[view](himalaya_direction.OP, case_of(stored, pool, np.array([1])))
         np.testing.assert_allclose(result[0], expected, atol=2e-6)
 
     @each_view

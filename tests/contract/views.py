@@ -22,6 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeadapt.ops import DOMAIN, OPSET, VERSION, Case, Op
 from edgeadapt.ops.registry import Array
 
+Outputs = tuple[Array, ...]
+
 
 def model_of(op: Op, case: Case, *, with_body: bool, constants: frozenset[str] = frozenset()) -> bytes:
     """A model of one node: the case's arrays as graph inputs, but for the names in `constants`."""
@@ -30,12 +32,15 @@ def model_of(op: Op, case: Case, *, with_body: bool, constants: frozenset[str] =
         for name, value in case.inputs.items()
         if name not in constants
     ]
-    rank = op.expected(case).ndim
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * value.ndim)
+        for name, value in zip(op.outputs, op.expected(case), strict=True)
+    ]
     graph = helper.make_graph(
-        [helper.make_node(op.name, op.arguments(case), ["result"], domain=DOMAIN, **case.attributes)],
+        [helper.make_node(op.name, op.arguments(case), op.outputs, domain=DOMAIN, **case.attributes)],
         "one_op",
         values,
-        [helper.make_tensor_value_info("result", TensorProto.FLOAT, [None] * rank)],
+        outputs,
         [numpy_helper.from_array(case.inputs[name], name) for name in sorted(constants)],
     )
     functions = [onnx.parser.parse_function(op.body(**case.form))] if with_body else []
@@ -58,23 +63,23 @@ def session_of(model: bytes, library: Path | None = None) -> ort.InferenceSessio
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def run(model: bytes, inputs: Mapping[str, Array], library: Path | None = None) -> Array:
-    """The model's one output; inputs that it does not ask for are left out."""
+def run(model: bytes, inputs: Mapping[str, Array], library: Path | None = None) -> Outputs:
+    """The model's outputs; inputs that it does not ask for are left out."""
     session = session_of(model, library)
     wanted = {item.name for item in session.get_inputs()}
-    return np.asarray(session.run(None, {name: value for name, value in inputs.items() if name in wanted})[0])
+    return tuple(session.run(None, {name: value for name, value in inputs.items() if name in wanted}))
 
 
 _sessions: dict[tuple[object, ...], ort.InferenceSession] = {}
 
 
-def _run(op: Op, case: Case, *, view: str) -> Array:
+def _run(op: Op, case: Case, *, view: str) -> Outputs:
     dtypes = tuple((name, value.dtype.str, value.ndim) for name, value in case.inputs.items())
     key = (op.name, tuple(sorted(case.form.items())), tuple(case.attributes.items()), dtypes, view)
     if key not in _sessions:
         model = model_of(op, case, with_body=view == "body")
         _sessions[key] = session_of(model, kernel_library() if view == "kernel" else None)
-    return np.asarray(_sessions[key].run(None, dict(case.inputs))[0])
+    return tuple(_sessions[key].run(None, dict(case.inputs)))
 
 
 @functools.cache
@@ -86,24 +91,20 @@ def kernel_library() -> Path | None:
     return None if found is None else Path(found)
 
 
-VIEWS: dict[str, Callable[[Op, Case], Array]] = {
+VIEWS: dict[str, Callable[[Op, Case], Outputs]] = {
     "body": functools.partial(_run, view="body"),
     "kernel": functools.partial(_run, view="kernel"),
 }
 
 
-def assert_agrees(op: Op, case: Case, actual: Array) -> None:
-    """Same dtype, shape, NaN and inf as the reference, and within the op's own allowance."""
-    assert_equals(actual, op.expected(case), op, case)
-
-
-def assert_equals(actual: Array, expected: Array, op: Op, case: Case) -> None:
-    """As above, for a reference that is known already."""
-    assert actual.dtype == expected.dtype == np.float32
-    assert actual.shape == expected.shape
-    allowed = np.broadcast_to(op.allowance(case, expected), expected.shape).astype(np.float64)
-    finite = np.isfinite(expected)
-    np.testing.assert_array_equal(np.isfinite(actual), finite)
-    np.testing.assert_array_equal(actual[~finite], expected[~finite])
-    difference = np.abs(actual[finite].astype(np.float64) - expected[finite])
-    assert (difference <= allowed[finite]).all(), f"off by {np.max(difference - allowed[finite])} more than allowed"
+def assert_agrees(op: Op, case: Case, actual: Outputs, expected: Outputs | None = None) -> None:
+    """Same dtypes, shapes, NaN and inf as the reference (or `expected`), and within the op's own allowance."""
+    for found, wanted in zip(actual, op.expected(case) if expected is None else expected, strict=True):
+        assert found.dtype == wanted.dtype == np.float32
+        assert found.shape == wanted.shape
+        allowed = np.broadcast_to(op.allowance(case, wanted), wanted.shape).astype(np.float64)
+        finite = np.isfinite(wanted)
+        np.testing.assert_array_equal(np.isfinite(found), finite)
+        np.testing.assert_array_equal(found[~finite], wanted[~finite])
+        difference = np.abs(found[finite].astype(np.float64) - wanted[finite])
+        assert (difference <= allowed[finite]).all(), f"off by {np.max(difference - allowed[finite])} more than allowed"

@@ -30,7 +30,7 @@ def test_a_good_bundle_passes(exported: Exported, precision: str) -> None:
     assert failed(report) == []
     assert report.passed
     names = [row.name for row in report.rows]
-    for op in ("HimalayaDirection", "RankOneUpdate", "LowRankUpdate"):
+    for op in ("HimalayaDirection", "RankOneNorm", "LowRankUpdate"):
         assert f"op {op}: body = reference" in names
         assert (f"op {op}: kernel = reference" in names) == (library_path() is not None)
     assert "graph: zero inputs = bare" in names
@@ -78,24 +78,23 @@ def changed(source: Path, target: Path, change: Callable[[Path], None]) -> Path:
 
 def test_a_body_that_computes_something_else_is_found(exported: Exported, tmp_path: Path) -> None:
     def change(bundle: Path) -> None:
-        path = bundle / "probes" / "RankOneUpdate.0.onnx"
+        path = bundle / "probes" / "RankOneNorm.0.onnx"
         model = onnx.load(str(path))
-        last = next(node for node in model.functions[0].node if "z" in node.output)
-        last.op_type = "Sub"
+        next(node for node in model.functions[0].node if "h" in node.output).op_type = "Sub"
         onnx.save(model, str(path))
 
     names = failed(verify(changed(exported(), tmp_path / "bundle", change)))
-    assert "op RankOneUpdate: body = reference" in names
+    assert "op RankOneNorm: body = reference" in names
     assert not any("HimalayaDirection" in name for name in names)
 
 
 def test_an_op_without_a_probe_is_found(exported: Exported, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(exported(), tmp_path / "bundle"))
     manifest = Bundle.open(copy).manifest
-    (copy / "probes" / "RankOneUpdate.0.onnx").unlink()
-    graphs = {key: path for key, path in manifest.graphs.items() if "RankOneUpdate" not in key}
+    (copy / "probes" / "RankOneNorm.0.onnx").unlink()
+    graphs = {key: path for key, path in manifest.graphs.items() if "RankOneNorm" not in key}
     seal(copy, replace(manifest, graphs=graphs, files={}))
-    assert failed(verify(copy)) == ["op RankOneUpdate"]
+    assert failed(verify(copy)) == ["op RankOneNorm"]
 
 
 def test_a_base_that_is_not_the_bare_one_is_found(exported: Exported, tmp_path: Path) -> None:
