@@ -9,6 +9,8 @@
   X(RankOneNorm)         \
   X(LowRankUpdate)       \
   X(QuantMatMul)         \
+  X(TanhGelu)            \
+  X(AddLayerNorm)        \
   X(HimalayaDirection)
 
 namespace edgeadapt {
@@ -24,7 +26,8 @@ constexpr const char* kDomain = "edgeadapt";
 
 // A process may hold more than one copy of ONNX Runtime (its Python package and another engine's, for example). Each
 // gets its own domain and ops, made once and never released: they must outlive every session that uses them.
-// Of each there are two, with QuantMatMul and without: whether it pays is asked anew for every session.
+// Of each there are two, with the backbone's own ops (QuantMatMul and what stands behind it) and without: whether they
+// pay is asked anew for every session.
 struct Runtime {
   const OrtApiBase* base;
   bool quantised;
@@ -42,7 +45,8 @@ OrtStatus* MakeDomain(const OrtApi* api, bool quantised, OrtCustomOpDomain** dom
 #undef EDGEADAPT_ENTRY
   if (OrtStatus* status = api->CreateCustomOpDomain(kDomain, domain)) return status;
   for (const Maker make : kMakers) {
-    if (make == MakeQuantMatMul && !quantised) continue;  // its body is faster here
+    const bool a_backbones_own = make == MakeQuantMatMul || make == MakeTanhGelu || make == MakeAddLayerNorm;
+    if (a_backbones_own && !quantised) continue;  // its body is faster here
     const OrtCustomOp* op = make(api);
     if (op == nullptr) return api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
     if (OrtStatus* status = api->CustomOpDomain_Add(*domain, op)) return status;

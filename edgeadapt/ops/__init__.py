@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from edgeadapt.ops import himalaya_direction, low_rank_update, quant_matmul, rank_one_norm, rank_one_update
+from edgeadapt.ops import (
+    add_layer_norm,
+    himalaya_direction,
+    low_rank_update,
+    quant_matmul,
+    rank_one_norm,
+    rank_one_update,
+    tanh_gelu,
+)
 from edgeadapt.ops.registry import DOMAIN, OPSET, VERSION, Case, Op
 
 OPS: dict[str, Op] = {
@@ -13,6 +21,8 @@ OPS: dict[str, Op] = {
         rank_one_norm.OP,
         low_rank_update.OP,
         quant_matmul.OP,
+        tanh_gelu.OP,
+        add_layer_norm.OP,
     )
 }
 

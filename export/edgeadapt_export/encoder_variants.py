@@ -6,7 +6,7 @@
     stock-int8    onnxruntime.quantization.quantize_dynamic of it, signed weights per tensor (its default, and on an A72
                   the fastest of its forms: per channel 1 % slower, unsigned weights 45 % slower)
     fp32          ours in float32
-    int8, int4    ours for rpi4: block-wise weights in QuantMatMul, Gelu by tanh
+    int8, int4    ours for rpi4: block-wise weights in QuantMatMul, Gelu by tanh (TanhGelu), AddLayerNorm
     int8-erf      ours with the exact Gelu
 
 All take input_ids, attention_mask and token_type_ids int64 [B, S] and give last_hidden_state float32 [B, S, d]. Prints
@@ -31,6 +31,7 @@ from edgeadapt_export.backbones import encoder
 from edgeadapt_export.backbones.encoder import EncoderGraph, base_graph
 from edgeadapt_export.passes import apply
 from edgeadapt_export.passes.function_bodies import AddFunctionBodies
+from edgeadapt_export.passes.own_activations import UseOwnActivations
 from edgeadapt_export.passes.own_matmul import UseQuantMatMul
 from edgeadapt_export.steps import shown
 from edgeadapt_export.store import WeightStore
@@ -61,7 +62,7 @@ def write_variants(
 def save(model: ir.Model, path: Path) -> None:
     """Write `model` to `path` as for rpi4 (our own ops, with their bodies), and its weights to a file beside it."""
     with WeightStore(path.with_name(f"{path.name}.data")) as store:
-        store.save(apply(model, UseQuantMatMul(), AddFunctionBodies()), path)
+        store.save(apply(model, UseQuantMatMul(), UseOwnActivations(), AddFunctionBodies()), path)
 
 
 def _stock_fp32(graph: EncoderGraph, path: Path) -> None:
