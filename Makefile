@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := edgeadapt train export bench scripts tests
 
-.PHONY: help demo test test-slow lint format bench wheels kernels-check clean
+.PHONY: help demo test test-slow lint format bench bench-kernels wheels kernels-check clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,11 +45,18 @@ bench: $(INSTALLED) demo/bundle/edgeadapt.json  ## measure the demo's bundle bes
 demo/bundle/edgeadapt.json:
 	@$(MAKE) demo
 
+bench-kernels: $(INSTALLED)  ## count instructions on an emulated Cortex-A72: stock, ours, llama.cpp (half an hour)
+	@scripts/build-kernels --target aarch64
+	@$(BIN)/python scripts/kernel_counts.py
+
 wheels: $(INSTALLED)  ## the distributable wheels, for this machine and for a Raspberry Pi, in dist/
 	@$(BIN)/python scripts/build_wheel.py
 
-kernels-check: $(INSTALLED)  ## the kernels under the address and undefined-behaviour sanitizers
+kernels-check: $(INSTALLED)  ## the kernels under sanitizers, a short fuzz, and what the Arm build is made of
 	@scripts/build-kernels --check
+	@$(BIN)/python -m pytest -q tests/contract/test_cross_build.py
+	@scripts/fuzz-kernels || test $$? = 3  # 3: not here; it has said what is missing
+	@scripts/fuzz-kernels --aarch64 || test $$? = 3
 
 clean:  ## remove what was built, but not .venv
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache

@@ -109,7 +109,8 @@ void Damage(Call& call, Source& source) {
     if (argument.shape.empty()) return nullptr;
     return &argument.shape[static_cast<size_t>(source.UpTo(static_cast<int64_t>(argument.shape.size()) - 1))];
   };
-  switch (source.UpTo(10)) {
+  Values values(source.Byte());
+  switch (source.UpTo(11)) {
     case 0:
       argument.given = false;
       break;
@@ -143,6 +144,12 @@ void Damage(Call& call, Source& source) {
     case 9:
       argument.below = 0;  // any integer
       break;
+    case 10:
+      for (auto& [name, value] : call.floats) {
+        value = DrawFloat(values, 2);
+        if (source.OneIn(8)) name += '?';  // the attribute is missing
+      }
+      break;
     default:
       if (!call.integers.empty()) {
         auto& [name, value] =
@@ -155,14 +162,16 @@ void Damage(Call& call, Source& source) {
   }
 }
 
-// A dimension of an empty tensor may be anything that ONNX Runtime can hold.
+// Empties the call and then makes another of its sizes larger than memory, as an empty tensor's may be.
 void Stretch(Call& call, Source& source) {
-  const auto large = int64_t{1} << (20 + source.UpTo(25));
-  const int64_t was = source.UpTo(200);
+  const auto pick = [&]() -> int64_t {
+    const auto& shape =
+        call.inputs[static_cast<size_t>(source.UpTo(static_cast<int64_t>(call.inputs.size()) - 1))].shape;
+    return shape.empty() ? 0 : shape[static_cast<size_t>(source.UpTo(static_cast<int64_t>(shape.size()) - 1))];
+  };
+  const int64_t none = pick(), many = pick(), large = int64_t{1} << (20 + source.UpTo(25));
   for (Argument& argument : call.inputs) {
-    for (int64_t& dim : argument.shape) {
-      if (dim == was) dim = large;
-    }
+    for (int64_t& size : argument.shape) size = size == none ? 0 : size == many ? large : size;
   }
 }
 
@@ -204,15 +213,19 @@ OrtStatus* Compute(const OrtCustomOp& op, void* kernel, std::vector<OrtValue>& v
   return op.KernelComputeV2(kernel, &context);
 }
 
-void CheckShape(const OrtCustomOp& op, const Call& call, const OrtKernelInfo& attributes,
-                const std::vector<int64_t>& actual) {
+void CheckShapes(const OrtCustomOp& op, const Call& call, const OrtKernelInfo& node, const OrtKernelContext& computed) {
   if (op.InferOutputShapeFn == nullptr) return;
   OrtShapeInferContext infer;
-  infer.attributes = &attributes;
+  infer.attributes = &node;
+  infer.outputs.resize(computed.outputs.size());
   for (const Argument& argument : call.inputs) infer.inputs.push_back({argument.type, argument.shape, {}});
   const Status status(op.InferOutputShapeFn(&op, &infer));
   if (status) Finding("the shape of a good call is refused: %s", status.what());
-  if (infer.inferred && infer.output.shape != actual) Finding("the inferred shape is not the computed one");
+  for (size_t i = 0; i < infer.outputs.size(); ++i) {
+    if (infer.outputs[i] != nullptr && infer.outputs[i]->shape != computed.outputs[i]->info.shape) {
+      Finding("the inferred shape of output %zu is not the computed one", i);
+    }
+  }
 }
 
 void One(const OrtCustomOp& op, const Target& target, Source& source) {
@@ -221,18 +234,11 @@ void One(const OrtCustomOp& op, const Target& target, Source& source) {
   setenv("EDGEADAPT_OPS_ISA", g_isa != nullptr ? g_isa : kSets[set], 1);
 
   const uint8_t how = source.Byte();
-  const bool damaged = how >= 160 && how < 224, stretched = how >= 224 && how < 232;
+  const bool damaged = how >= 160 && how < 224, stretched = how >= 224 && how < 240;
+  const uint8_t constant = source.Byte();  // a bit for each input
   Call call = target.draw(source);
   if (damaged) Damage(call, source);
   if (stretched) Stretch(call, source);
-
-  const OrtKernelInfo attributes{call.integers, call.floats};
-  void* kernel = nullptr;
-  {
-    const Status status(op.CreateKernelV2(&op, Api(), &attributes, &kernel));
-    if (status && !damaged) Finding("good attributes are refused: %s", status.what());
-    if (status) return;
-  }
 
   std::vector<OrtValue> values(call.inputs.size());
   std::vector<bool> given;
@@ -249,40 +255,49 @@ void One(const OrtCustomOp& op, const Target& target, Source& source) {
     values[i].memory = std::make_shared<Exact>(count * size, size * static_cast<size_t>(source.UpTo(3)));
     Fill(argument, source, values[i].memory->data(), count);
   }
+  if (!small) return;
 
-  if (small) {
-    std::vector<std::vector<uint8_t>> before;
-    for (const OrtValue& value : values) {
-      before.emplace_back();
-      if (value.memory != nullptr)
-        before.back().assign(value.memory->data(), value.memory->data() + value.memory->size());
+  OrtKernelInfo node{call.integers, call.floats, {}, {}};
+  for (size_t i = 0; i < values.size(); ++i) {
+    node.inputs.emplace_back(given[i] ? "name" : "");
+    node.constants.push_back(given[i] && (constant >> i % 8 & 1) != 0 ? &values[i] : nullptr);
+  }
+  void* kernel = nullptr;
+  const Status refused(op.CreateKernelV2(&op, Api(), &node, &kernel));
+  if (refused && !damaged && !stretched) Finding("a good node is refused: %s", refused.what());
+  if (refused) return;
+
+  std::vector<std::vector<uint8_t>> before;
+  for (const OrtValue& value : values) {
+    before.emplace_back();
+    if (value.memory != nullptr)
+      before.back().assign(value.memory->data(), value.memory->data() + value.memory->size());
+  }
+  OrtKernelContext first, second;
+  const Status status(Compute(op, kernel, values, given, -1, false, 0xA5, first));
+  if (status && !damaged && !stretched) Finding("a good call is refused: %s", status.what());
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i].memory != nullptr && std::memcmp(before[i].data(), values[i].memory->data(), before[i].size()) != 0) {
+      Finding("input %zu was written to", i);
     }
-    OrtKernelContext first, second;
-    const Status status(Compute(op, kernel, values, given, -1, false, 0xA5, first));
-    if (status && !damaged && !stretched) Finding("a good call is refused: %s", status.what());
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (values[i].memory != nullptr &&
-          std::memcmp(before[i].data(), values[i].memory->data(), before[i].size()) != 0) {
-        Finding("input %zu was written to", i);
+  }
+  if (!status) {
+    int in_place = -1;
+    if (op.GetMayInplace != nullptr) {
+      int *input = nullptr, *output = nullptr;
+      if (op.GetMayInplace(&input, &output) > 0 && node.constants[static_cast<size_t>(*input)] == nullptr)
+        in_place = *input;
+      op.ReleaseMayInplace(input, output);
+    }
+    const Status again(Compute(op, kernel, values, given, in_place, true, 0x5A, second));
+    if (again) Finding("the same call is refused the second time: %s", again.what());
+    for (size_t i = 0; i < first.outputs.size(); ++i) {
+      if (first.outputs[i] == nullptr || second.outputs[i] == nullptr) Finding("output %zu was not made", i);
+      if (!Same(*first.outputs[i], *second.outputs[i])) {
+        Finding("output %zu depends on the order of the work, on its place, or on what was there before", i);
       }
     }
-    if (!status) {
-      if (!damaged) CheckShape(op, call, attributes, first.outputs[0]->info.shape);
-      int in_place = -1;
-      if (op.GetMayInplace != nullptr) {
-        int *input = nullptr, *output = nullptr;
-        if (op.GetMayInplace(&input, &output) > 0) in_place = *input;
-        op.ReleaseMayInplace(input, output);
-      }
-      const Status again(Compute(op, kernel, values, given, in_place, true, 0x5A, second));
-      if (again) Finding("the same call is refused the second time: %s", again.what());
-      for (size_t i = 0; i < first.outputs.size(); ++i) {
-        if (first.outputs[i] == nullptr || second.outputs[i] == nullptr) Finding("output %zu was not made", i);
-        if (!Same(*first.outputs[i], *second.outputs[i])) {
-          Finding("output %zu depends on the order of the work, on its place, or on what was there before", i);
-        }
-      }
-    }
+    if (!damaged) CheckShapes(op, call, node, first);
   }
   op.KernelDestroy(kernel);
 }

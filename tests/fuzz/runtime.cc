@@ -170,6 +170,29 @@ OrtApi MakeApi() {
   api.KernelInfoGetAttribute_float = [](const OrtKernelInfo* info, const char* name, float* out)
                                          NO_EXCEPTION { return Attribute(info->floats, name, out); };
 
+  api.KernelInfo_GetInputCount = [](const OrtKernelInfo* info, size_t* out) NO_EXCEPTION -> OrtStatus* {
+    *out = info->inputs.size();
+    return nullptr;
+  };
+  api.KernelInfo_GetInputName = [](const OrtKernelInfo* info, size_t index, char* out, size_t* size)
+                                    NO_EXCEPTION -> OrtStatus* {
+    if (index >= info->inputs.size()) return Fail("no such input");
+    const std::string& name = info->inputs[index];
+    const size_t room = *size;
+    *size = name.size() + 1;
+    if (out == nullptr) return nullptr;
+    if (room < *size) return Fail("no room");
+    std::memcpy(out, name.c_str(), *size);
+    return nullptr;
+  };
+  api.KernelInfoGetConstantInput_tensor = [](const OrtKernelInfo* info, size_t index, int* constant,
+                                             const OrtValue** out) NO_EXCEPTION -> OrtStatus* {
+    if (index >= info->constants.size()) return Fail("no such input");
+    *out = info->constants[index];
+    *constant = *out != nullptr;
+    return nullptr;
+  };
+
   api.KernelContext_GetInputCount = [](const OrtKernelContext* context, size_t* out) NO_EXCEPTION -> OrtStatus* {
     *out = context->inputs.size();
     return nullptr;
@@ -276,10 +299,9 @@ OrtApi MakeApi() {
   };
   api.ShapeInferContext_SetOutputTypeShape = [](const OrtShapeInferContext* context, size_t index,
                                                 const OrtTensorTypeAndShapeInfo* info) NO_EXCEPTION -> OrtStatus* {
-    if (index != 0) Finding("the shape of output %zu; there is one output", index);
-    auto* own = const_cast<OrtShapeInferContext*>(context);
-    own->output = *info;
-    own->inferred = true;
+    const auto& outputs = context->outputs;
+    if (index >= outputs.size()) Finding("the shape of output %zu; there are %zu", index, outputs.size());
+    const_cast<OrtShapeInferContext*>(context)->outputs[index] = std::make_unique<OrtTensorTypeAndShapeInfo>(*info);
     return nullptr;
   };
   return api;

@@ -54,6 +54,8 @@ struct OrtValue {
 struct OrtKernelInfo {
   std::vector<std::pair<std::string, int64_t>> integers;
   std::vector<std::pair<std::string, float>> floats;
+  std::vector<std::string> inputs;         // their names; empty: left out
+  std::vector<const OrtValue*> constants;  // by input; null: may change
 };
 
 struct OrtKernelContext {
@@ -68,8 +70,7 @@ struct OrtKernelContext {
 struct OrtShapeInferContext {
   std::vector<OrtTensorTypeAndShapeInfo> inputs;
   const OrtKernelInfo* attributes = nullptr;
-  OrtTensorTypeAndShapeInfo output;
-  bool inferred = false;
+  std::vector<std::unique_ptr<OrtTensorTypeAndShapeInfo>> outputs;  // null: nothing was said
 };
 
 struct OrtStatus {
