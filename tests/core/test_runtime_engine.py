@@ -56,7 +56,8 @@ def by_reference(path: Path, pool: np.ndarray, task: int) -> dict[str, np.ndarra
     tensors = load_file(str(run / "adapter.safetensors"))
     names = ["atoms", "atom_scales", "atom_gains", "w1", "w1_scales", "w2", "w2_scales", "tasks", "rows", "row_scales"]
     r = OPS["HimalayaDirection"].reference(pool, np.array([task]), *(tensors[name] for name in names))
-    return {"himalaya.r": r, "himalaya.gains": tensors["gains"][[task]].astype(np.float32)}
+    gains = tensors["gains"][task].astype(np.float32)
+    return {"himalaya.r": r[:, None], **{f"himalaya.u.{i}": g * r[:, None] for i, g in enumerate(gains)}}
 
 
 def test_the_pool_is_the_mean_of_the_embedding_rows(exported: Exported) -> None:
@@ -211,7 +212,7 @@ def test_zero_of_leaves_open_sizes_one(exported: Exported) -> None:
     graph = session.create(Bundle.open(exported()).graph("model"), threads=1)
     item = next(item for item in graph.get_inputs() if item.name == "himalaya.r")
     value = zero_of(item).numpy()
-    assert value.shape == (1, 64)
+    assert value.shape == (1, 1, 64)
     assert not value.any()
 
 

@@ -18,6 +18,7 @@ from edgeadapt_export.decoder_map import linears, module_slice
 from edgeadapt_export.passes import apply
 from edgeadapt_export.passes.choose_logits import ChooseLogits
 from edgeadapt_export.passes.compute_rotary import ComputeRotaryTables, inverse_frequencies
+from edgeadapt_export.passes.direction_inputs import R, update_input
 from edgeadapt_export.passes.embed_only import KeepEmbedding
 from edgeadapt_export.passes.function_bodies import AddFunctionBodies
 from edgeadapt_export.passes.graft_linear import GraftLinear, parts
@@ -142,23 +143,29 @@ def test_a_direction_of_zero_or_gains_of_zero_change_nothing_to_the_bit(tiny: Ti
     path = saved(apply(base.clone(), graft, AddFunctionBodies()), tmp_path)
     ids = random_ids(2, 9)
     bare = logits(saved(base, tmp_path, "bare"), ids)
-    ones = np.ones((2, 64), np.float32) / 8
-    np.testing.assert_array_equal(logits(path, ids, himalaya__gains=np.ones((2, 3), np.float32)), bare)
-    np.testing.assert_array_equal(logits(path, ids, himalaya__r=ones), bare)
-    moved = logits(path, ids, himalaya__r=ones, himalaya__gains=np.full((2, 3), 0.5, np.float32))
+    r = np.ones((2, 1, 64), np.float32) / 8
+    for alone in (direction(r, np.ones((2, 3), np.float32), r_too=False), {"himalaya.r": r}):
+        np.testing.assert_array_equal(logits(path, ids, **alone), bare)
+    moved = logits(path, ids, **direction(r, np.full((2, 3), 0.5, np.float32)))
     assert np.abs(moved - bare).max() > 1e-2
+
+
+def direction(r: np.ndarray, gains: np.ndarray, *, r_too: bool = True) -> dict[str, np.ndarray]:
+    """A graph's direction inputs: r [B, 1, d] and u_i = g_i r for gains [B, L]."""
+    updates = {update_input(i): gains[:, i, None, None] * r for i in range(gains.shape[1])}
+    return {R: r, **updates} if r_too else updates
 
 
 def test_each_row_of_a_batch_has_its_own_direction(tiny: Tiny, tmp_path: Path) -> None:
     base = base_graph(tiny.graph, tiny.shape, "fp32")
     path = saved(apply(base, GraftResidual(tiny.shape, LAYERS), AddFunctionBodies()), tmp_path)
     rng = np.random.default_rng(0)
-    r, gains = rng.standard_normal((2, 64)).astype(np.float32) / 8, rng.standard_normal((2, 3)).astype(np.float32)
+    r, gains = rng.standard_normal((2, 1, 64)).astype(np.float32) / 8, rng.standard_normal((2, 3)).astype(np.float32)
     ids = random_ids(2, 9)
-    both = logits(path, ids, himalaya__r=r, himalaya__gains=gains)
+    both = logits(path, ids, **direction(r, gains))
     for row in range(2):
         one = slice(row, row + 1)
-        alone = logits(path, ids[one], himalaya__r=r[one], himalaya__gains=gains[one])
+        alone = logits(path, ids[one], **direction(r[one], gains[one]))
         np.testing.assert_allclose(both[one], alone, atol=1e-5)
 
 
