@@ -4,8 +4,8 @@
 
 One guest per row, one after the other, half an hour in all on an idle machine; every row is stored when it is done, and
 rows that are named with --only replace older ones. --table writes the tables from the stored rows without measuring.
-The bundles come from build/kernel-bundles; what is missing there is exported from the newest run, a short one is
-trained where there is none (the base graph is the same whatever the adapter learnt).
+The bundles come from build/kernel-bundles; what is missing there is exported from a run of ./runs or ./demo/runs, or
+from a short one that is trained here (the graphs are the same whatever an adapter has learnt).
 """
 
 from __future__ import annotations
@@ -21,11 +21,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgeadapt import backbones
 from edgeadapt.bundle import MANIFEST, Bundle
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.fetch import fetch
 from edgeadapt.files import sha256_of, write_atomic, write_json
+from edgeadapt.manifest import AdapterBytes
+from edgeadapt.records import read_json
+from edgeadapt.rundir import AdapterManifest, BackboneRef, write_adapter, write_config
+from edgeadapt.tasks import TaskSpec
 from edgeadapt_bench.emulation import llama_cpp, machine, profile, static_cycles, sysroot, table
 from edgeadapt_bench.emulation.counts import Counts
 from edgeadapt_bench.emulation.job import Job
@@ -47,7 +53,7 @@ Static cycles: {static_cycles.LABEL}. Made by `make bench-kernels`."""
 class Decoder:
     """A bundle's graph, with or without our library; `static`: phases whose static cycles are estimated, too."""
 
-    precision: str
+    bundle: str
     graph: str = "bare"
     ops: bool = True
     static: tuple[str, ...] = ("decode", "prefill")
@@ -72,15 +78,25 @@ ROWS: dict[str, Decoder | Encoder | Llama] = {
     "llama-q8_0": Llama("q8_0"),
     "llama-q4_0": Llama("q4_0"),
     "stock-int4": Decoder("int4", ops=False),
-    "stock-int8": Decoder("int8", ops=False),
+    "stock-int8": Decoder("int8", ops=False, static=("decode",)),
     "stock-fp32": Decoder("fp32", ops=False),
     "himalaya-int4": Decoder("int4", "model", static=()),
     "himalaya-int8": Decoder("int8", "model", static=()),
+    "lora8-all-int8": Decoder("lora8-all-int8", "model", static=()),
     "lora8-int4": Decoder("int4", "lora8", static=()),
     "lora8-int8": Decoder("int8", "lora8", static=()),
     "minilm-ours-int8": Encoder("int8"),
     "minilm-stock-int8": Encoder("stock-int8", ops=False),
     "minilm-stock-fp32": Encoder("stock-fp32", ops=False),
+}
+
+EVERYWHERE = "lora8-all"
+# Bundle -> its run and precision.
+EXPORTED = {
+    "int4": ("demo", "--int4"),
+    "int8": ("demo", "--int8"),
+    "fp32": ("demo", "--fp32"),
+    "lora8-all-int8": (EVERYWHERE, "--int8"),
 }
 
 
@@ -94,7 +110,7 @@ def measure(row: Decoder | Encoder | Llama, system: sysroot.Sysroot) -> dict[str
         job = Job(graph.name, "graph", library is not None, ENCODER_TOKENS, TOKENS, discard=DISCARD)
         made_of = {"graph_sha256": sha256_of(graph)}
     else:
-        bundle = Bundle.open(bundle_of(row.precision))
+        bundle = Bundle.open(bundle_of(row.bundle))
         graph = bundle.graph(row.graph)
         job = Job(graph.name, "decoder", library is not None, PROMPT, TOKENS, PREFILLS, DISCARD)
         made_of = {"bundle_sha256": sha256_of(bundle.root / MANIFEST)}
@@ -144,22 +160,58 @@ def packaged_gguf() -> Path:
     return target
 
 
-def bundle_of(precision: str) -> Path:
-    target = BUNDLES / precision
+def bundle_of(name: str) -> Path:
+    target = BUNDLES / name
     if not (target / MANIFEST).is_file():
-        edgeadapt("export", str(run_directory()), f"--{precision}", "-o", str(target))
+        run_name, precision = EXPORTED[name]
+        edgeadapt("export", str(run_directory(run_name)), precision, "-o", str(target))
     return target
 
 
-def run_directory() -> Path:
-    """The newest finished run there is; a short one is trained otherwise."""
-    places = (ROOT / "runs", ROOT / "demo/runs", BUNDLES / "runs")
-    found = [path.parent for place in places for path in place.glob("*/adapter.json")]
-    found = [path for path in found if json.loads((path / "adapter.json").read_text())["method"] == "himalaya"]
-    if not found:
-        edgeadapt("train", "run=demo", f"results_dir={BUNDLES / 'runs'}", "mode=trial")
-        return BUNDLES / "runs" / "demo"
-    return max(found, key=lambda path: (path / "adapter.json").stat().st_mtime)
+def run_directory(name: str) -> Path:
+    """A finished run of that name; a short one is made where there is none."""
+    places = [ROOT / "runs" / name, ROOT / "demo/runs" / name, BUNDLES / "runs" / name]
+    found = next((place for place in places if (place / "adapter.json").is_file()), None)
+    if found is None and name == EVERYWHERE:
+        write_lora_everywhere(places[-1])
+    elif found is None:
+        edgeadapt("train", f"run={name}", f"results_dir={BUNDLES / 'runs'}", "mode=trial")
+    return found or places[-1]
+
+
+def write_lora_everywhere(path: Path) -> None:
+    """A run of LoRA of rank 8 on every linear map, with random factors: too many bytes for a trained one's budget."""
+    backbone = backbones.resolve("SmolLM2-135M-Instruct")
+    config = read_json(backbone.path / "config.json")
+    hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    keys = config["num_key_value_heads"] * (hidden // config["num_attention_heads"])
+    widths = {
+        "q_proj": (hidden, hidden),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (hidden, hidden),
+    }
+    widths |= {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+    rng = np.random.default_rng(0)
+    factors = {
+        f"layers.{layer}.{module}.{name}": (0.01 * rng.standard_normal(shape)).astype(np.float16)
+        for layer in range(layers)
+        for module, (reads, writes) in widths.items()
+        for name, shape in (("A", (reads, 8)), ("B", (8, writes)))
+    }
+    size = sum(array.nbytes for array in factors.values())
+    manifest = AdapterManifest(
+        format=1,
+        method="lora",
+        variant="default",
+        backbone=BackboneRef(backbone.id, backbone.revision, hidden, layers),
+        sites={"kind": "linear", "modules": list(widths), "rank": 8, "layers": list(range(layers))},
+        tasks=(TaskSpec("any", "{text}", ("yes", "no")),),
+        bytes=AdapterBytes({"factors": size}, size, size, 3 * size, size),
+    )
+    path.mkdir(parents=True, exist_ok=True)
+    write_config(path, "adapter: {method: lora}\n")
+    write_adapter(path, manifest, factors)
 
 
 def encoder(variant: str) -> Path:
