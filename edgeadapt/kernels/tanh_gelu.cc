@@ -17,7 +17,7 @@ namespace {
 
 typedef float V __attribute__((vector_size(16)));
 typedef float VUnaligned __attribute__((vector_size(16), aligned(alignof(float)), may_alias));
-typedef int32_t I __attribute__((vector_size(16)));
+typedef uint32_t U __attribute__((vector_size(16)));  // of floats' bits: sums may wrap around
 
 // A NaN stays a NaN.
 inline V Clamp(V a, float low, float high) {
@@ -42,7 +42,7 @@ inline V Gelu(V x) {
   p = 2.402223800e-1f + r * p;
   p = 6.931468559e-1f + r * p;
   p = 1.0f + r * p;
-  const V power = reinterpret_cast<V>(reinterpret_cast<I>(p) + (reinterpret_cast<I>(shifted) << 23));
+  const V power = reinterpret_cast<V>(reinterpret_cast<U>(p) + (reinterpret_cast<U>(shifted) << 23));
   return x / (1.0f + power);
 }
 
