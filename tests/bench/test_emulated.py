@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -99,6 +100,13 @@ def test_what_is_missing_is_named_with_its_debian_package(monkeypatch: pytest.Mo
         tools.require(tools.SYSTEM)
     with pytest.raises(EdgeAdaptError, match=r"needs llvm-mc, llvm-mca: apt-get install llvm$"):
         tools.require(tools.STATIC)
+
+
+def test_the_guests_first_process_does_nothing_on_another_machine() -> None:
+    before = Path("/proc/self/mounts").read_text()
+    for name in ("init", "__main__"):
+        runpy.run_path(str(Path(cpio.__file__).with_name("init.py")), run_name=name)
+    assert Path("/proc/self/mounts").read_text() == before
 
 
 def test_answers_are_found_among_what_the_console_shows() -> None:
