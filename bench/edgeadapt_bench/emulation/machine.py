@@ -14,8 +14,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from edgeadapt_bench.emulation.sysroot import PYTHON, Sysroot
 PYTHON_COMMAND = (f"/usr/bin/python{PYTHON}", "-m")
 
 _INIT = Path(__file__).with_name("init.py")
+_BOOT = ".boot-"
 _SPARE = 512 << 20
 _PATIENCE_S = 7200
 
@@ -108,7 +110,11 @@ def _run(kernel: Path, archive: Path, memory: int) -> tuple[list[str], int]:
 @contextmanager
 def _initramfs(command: Sequence[str], files: Mapping[str, Path | bytes], system: Sysroot) -> Iterator[Path]:
     """The system, edgeadapt's own modules, the files and the command, in one archive that goes away again."""
-    with tempfile.TemporaryDirectory(dir=system.path.parent, prefix=".boot-") as folder:
+    for stale in system.path.parent.glob(f"{_BOOT}*"):  # of a process that was killed
+        with suppress(OSError):
+            if time.time() - stale.stat().st_mtime > _PATIENCE_S:
+                shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(dir=system.path.parent, prefix=_BOOT) as folder:
         application = Path(folder) / "app"
         copy_modules(application)
         archive = Path(folder) / "initramfs"
