@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import runpy
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,16 +130,20 @@ def test_a_job_without_tokens_is_refused() -> None:
         Job("g.onnx", tokens=0)
 
 
+class System:
+    def versions(self) -> Mapping[str, str]:
+        return VERSIONS
+
+
+def played(monkeypatch: pytest.MonkeyPatch, measure: Callable[..., Answer]) -> None:
+    """No guest is booted: `measure` answers in its place."""
+    monkeypatch.setattr(emulated_bench.sysroot, "prepare", lambda tell: System())
+    monkeypatch.setattr(emulated_bench.machine, "measure", measure)
+
+
 @pytest.fixture
 def measured(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> emulated_bench.EmulatedReport:
-    """A report whose guest is played by `answer`."""
-
-    class System:
-        def versions(self) -> Mapping[str, str]:
-            return VERSIONS
-
-    monkeypatch.setattr(emulated_bench.sysroot, "prepare", lambda tell: System())
-    monkeypatch.setattr(emulated_bench.machine, "measure", lambda job, graph, library, system: answer())
+    played(monkeypatch, lambda *_: answer())
     found = bench(exported("himalaya", "int4"), device="emulated", baselines=["bare"], tell=lambda _: None)
     assert isinstance(found, emulated_bench.EmulatedReport)
     return found
@@ -170,12 +174,25 @@ def test_the_table_fits_a_terminal(measured: emulated_bench.EmulatedReport) -> N
 
     from rich.console import Console
 
-    console = Console(width=100, file=StringIO())
+    console = Console(width=80, file=StringIO())
     console.print(measured.table())
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
-    assert "decode M/token" in text
+    assert all(word in text for word in ("decode", "M/token", "x bare", "peak MB", "himalaya"))
     assert " ms" not in text
+
+
+def test_what_is_the_same_graph_is_counted_once(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    booted = []
+
+    def measure(job: Job, *_: object) -> Answer:
+        booted.append(job.graph)
+        return answer()
+
+    played(monkeypatch, measure)
+    found = bench(exported("himalaya", "int4"), device="emulated", baselines=["lora8-merged"], tell=lambda _: None)
+    assert booted == ["bare.onnx", "model.onnx"]
+    assert [row.origin.variant for row in found.rows] == ["bare", "himalaya", "lora8-merged"]
 
 
 def test_only_one_thread_can_be_counted(exported: Exported) -> None:
