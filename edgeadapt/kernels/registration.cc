@@ -38,7 +38,23 @@ struct Runtime {
 pthread_mutex_t g_lock = PTHREAD_MUTEX_INITIALIZER;
 Runtime* g_runtimes = nullptr;
 
-OrtStatus* MakeDomain(const OrtApi* api, bool quantised, OrtCustomOpDomain** domain) {
+// Before 1.24, ONNX Runtime's shape inference of a custom op reads the type of an optional input that is left out
+// between two others, and the process ends there. An op that can have such a gap goes without inference on those.
+bool InferenceMayCrash(const OrtApiBase* base, const OrtCustomOp* op) {
+  const char* version = base->GetVersionString();  // "1.23.2"; read without scanf, whose symbol is a new glibc's
+  int minor = 0;
+  if (version[0] == '1' && version[1] == '.') {
+    for (const char* digit = version + 2; *digit >= '0' && *digit <= '9'; ++digit) minor = 10 * minor + (*digit - '0');
+  }
+  if (minor >= 24) return false;
+  size_t optional = 0;
+  for (size_t i = 0; i < op->GetInputTypeCount(op); ++i) {
+    if (op->GetInputCharacteristic(op, i) == INPUT_OUTPUT_OPTIONAL) ++optional;
+  }
+  return optional > 1;
+}
+
+OrtStatus* MakeDomain(const OrtApiBase* base, const OrtApi* api, bool quantised, OrtCustomOpDomain** domain) {
   using Maker = OrtCustomOp* (*)(const OrtApi*);
 #define EDGEADAPT_ENTRY(name) Make##name,
   constexpr Maker kMakers[] = {EDGEADAPT_OPS(EDGEADAPT_ENTRY)};
@@ -47,8 +63,9 @@ OrtStatus* MakeDomain(const OrtApi* api, bool quantised, OrtCustomOpDomain** dom
   for (const Maker make : kMakers) {
     const bool a_backbones_own = make == MakeQuantMatMul || make == MakeTanhGelu || make == MakeAddLayerNorm;
     if (a_backbones_own && !quantised) continue;  // its body is faster here
-    const OrtCustomOp* op = make(api);
+    OrtCustomOp* op = make(api);
     if (op == nullptr) return api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
+    if (InferenceMayCrash(base, op)) op->InferOutputShapeFn = nullptr;
     if (OrtStatus* status = api->CustomOpDomain_Add(*domain, op)) return status;
   }
   return nullptr;
@@ -62,7 +79,7 @@ OrtStatus* FindOrMakeDomain(const OrtApiBase* base, const OrtApi* api, OrtCustom
       return nullptr;
     }
   }
-  if (OrtStatus* status = MakeDomain(api, quantised, domain)) return status;
+  if (OrtStatus* status = MakeDomain(base, api, quantised, domain)) return status;
   auto* runtime = Make<Runtime>(base, quantised, *domain, g_runtimes);
   if (runtime == nullptr) return api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
   g_runtimes = runtime;

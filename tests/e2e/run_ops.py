@@ -1,6 +1,6 @@
 """Run one-node models where only the wheel and its requirements are: `python run_ops.py FOLDER`.
 
-FOLDER/<n>.onnx with its inputs FOLDER/<n>.npz -> its output FOLDER/<n>.npy; prints the library that ran.
+FOLDER/<n>.onnx with its inputs FOLDER/<n>.npz -> its outputs FOLDER/<n>.out.npz; prints the library that ran.
 """
 
 from __future__ import annotations
@@ -23,5 +23,6 @@ options.register_custom_ops_library(str(library))
 for model in sorted(Path(sys.argv[1]).glob("*.onnx")):
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     with np.load(model.with_suffix(".npz")) as inputs:
-        np.save(model.with_suffix(".npy"), session.run(None, dict(inputs))[0])
+        outputs = session.run(None, dict(inputs))
+    np.savez(model.with_suffix(".out.npz"), *outputs)
 print(library)

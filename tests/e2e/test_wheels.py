@@ -69,7 +69,8 @@ def run_ops(python: list[str], cases: list[tuple[Op, Case, Path]], environment: 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for op, case, path in cases:
-        assert_agrees(op, case, np.load(path.with_suffix(".npy")))
+        with np.load(path.with_suffix(".out.npz")) as outputs:
+            assert_agrees(op, case, list(outputs.values()))
     return Path(done.stdout.strip())
 
 

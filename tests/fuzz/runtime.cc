@@ -318,7 +318,7 @@ const std::vector<const OrtCustomOp*>& Ops() {
   if (g_ops.empty()) {
     setenv("EDGEADAPT_OPS_ISA", "best", 1);  // those too that do not pay on this processor
     static const OrtApiBase base{[](uint32_t) NO_EXCEPTION { return Api(); },
-                                 []() NO_EXCEPTION -> const char* { return "0.0.0"; }};
+                                 []() NO_EXCEPTION -> const char* { return "1.99.0"; }};
     if (OrtStatus* status = RegisterCustomOps(nullptr, &base)) Finding("no registration: %s", status->message.c_str());
   }
   return g_ops;
