@@ -77,9 +77,9 @@ ROWS: dict[str, Decoder | Encoder | Llama] = {
     "ours-int8": Decoder("int8"),
     "llama-q8_0": Llama("q8_0"),
     "llama-q4_0": Llama("q4_0"),
-    "stock-int4": Decoder("int4", ops=False),
-    "stock-int8": Decoder("int8", ops=False, static=("decode",)),
-    "stock-fp32": Decoder("fp32", ops=False),
+    "stock-int4": Decoder("stock-int4", ops=False),
+    "stock-int8": Decoder("stock-int8", ops=False, static=("decode",)),
+    "stock-fp32": Decoder("stock-fp32", ops=False),
     "himalaya-int4": Decoder("int4", "model", static=()),
     "himalaya-int8": Decoder("int8", "model", static=()),
     "lora8-all-int8": Decoder("lora8-all-int8", "model", static=()),
@@ -91,11 +91,13 @@ ROWS: dict[str, Decoder | Encoder | Llama] = {
 }
 
 EVERYWHERE = "lora8-all"
-# Bundle -> its run and precision.
+# Bundle -> its run, and how it is exported: stock nodes for what stock onnxruntime is to be measured with.
 EXPORTED = {
     "int4": ("demo", "--int4"),
     "int8": ("demo", "--int8"),
-    "fp32": ("demo", "--fp32"),
+    "stock-int4": ("demo", "--int4", "--device", "generic"),
+    "stock-int8": ("demo", "--int8", "--device", "generic"),
+    "stock-fp32": ("demo", "--fp32", "--device", "generic"),
     "lora8-all-int8": (EVERYWHERE, "--int8"),
 }
 
@@ -163,8 +165,8 @@ def packaged_gguf() -> Path:
 def bundle_of(name: str) -> Path:
     target = BUNDLES / name
     if not (target / MANIFEST).is_file():
-        run_name, precision = EXPORTED[name]
-        edgeadapt("export", str(run_directory(run_name)), precision, "-o", str(target))
+        run_name, *options = EXPORTED[name]
+        edgeadapt("export", str(run_directory(run_name)), *options, "-o", str(target))
     return target
 
 
