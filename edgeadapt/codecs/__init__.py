@@ -2,6 +2,7 @@
 
     three_bit.quantise(x) -> ThreeBit           int8.quantise(x)           -> Int8Rows
     int4.quantise(x)      -> BlockQuantised     int8.quantise_blockwise(x) -> BlockQuantised
+    calibrated.quantise(x, moments) -> BlockQuantised, int4 that keeps what a layer computes on its inputs
 
 Each result knows its `nbytes` and its `error(x)`; `dequantise` is in the module that quantised (`blockwise.dequantise`
 for both block-wise forms).

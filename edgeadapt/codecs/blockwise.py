@@ -59,7 +59,7 @@ class BlockQuantised:
     zero_points: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
-        _check_format(self.bits, self.block)
+        check_format(self.bits, self.block)
         if self.columns < 1 or self.data.ndim != 3:
             raise EdgeAdaptError(f"int{self.bits}: data has shape {self.data.shape}; it must be [N, blocks, bytes]")
         rows, blocks = self.data.shape[0], -(-self.columns // self.block)
@@ -104,7 +104,7 @@ def quantise_blocks(
 ) -> BlockQuantised:
     """Matrix [N, K] -> BlockQuantised. Raises EdgeAdaptError for NaN, inf, no columns, or a block that
     is not a power of two >= 16."""
-    _check_format(bits, block)
+    check_format(bits, block)
     w = finite_matrix(values, f"int{bits}")
     rows, columns = w.shape
     if not columns:
@@ -121,6 +121,14 @@ def quantise_blocks(
         codes, scales[part], points[part] = _fit(padded.reshape(len(padded), blocks, block), bits, zero_points)
         data[part] = _pack(codes, bits)
     return BlockQuantised(bits, block, columns, data, scales, _pack_points(points, bits) if zero_points else None)
+
+
+def assemble(
+    codes: NDArray[np.uint8], scales: NDArray[np.float32], *, bits: Bits, block: int, columns: int
+) -> BlockQuantised:
+    """Symmetric BlockQuantised of codes q [N, nb block], one to a byte, and scales [N, nb]."""
+    data = _pack(codes.reshape(*scales.shape, block), bits)
+    return BlockQuantised(bits, block, columns, data, scales)
 
 
 def dequantise(quantised: BlockQuantised) -> NDArray[np.float32]:
@@ -206,7 +214,8 @@ def _unpack_points(quantised: BlockQuantised) -> NDArray[np.uint8]:
     return _unpack(quantised.zero_points, quantised.bits)[:, : quantised.scales.shape[1]]
 
 
-def _check_format(bits: int, block: int) -> None:
+def check_format(bits: int, block: int) -> None:
+    """Raise EdgeAdaptError for a form that the two ops do not have."""
     if bits not in (4, 8):
         raise EdgeAdaptError(f"block-wise codec: {bits} bits; give 4 or 8")
     if block < 16 or block & (block - 1):

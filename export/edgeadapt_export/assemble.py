@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -22,14 +23,16 @@ from edgeadapt.bundle import (
     published_bundle,
     seal,
 )
+from edgeadapt.codecs import BlockQuantised
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import storage_errors
-from edgeadapt.progress import Progress
+from edgeadapt.progress import Progress, silent
 from edgeadapt.records import read_json
 from edgeadapt.rundir import RunDir
 from edgeadapt.text import TextCodec
 from edgeadapt_export import parity
 from edgeadapt_export.backbones import decoder
+from edgeadapt_export.calibration import kept_weights, quantised_weights
 from edgeadapt_export.decoder_map import Geometry, linears
 from edgeadapt_export.methods import Deployed, Deployer, StoredAdapter, deployer
 from edgeadapt_export.model_files import copy_model_files
@@ -38,6 +41,7 @@ from edgeadapt_export.passes.choose_logits import ChooseLogits
 from edgeadapt_export.passes.compute_rotary import ComputeRotaryTables
 from edgeadapt_export.passes.embed_only import KeepEmbedding
 from edgeadapt_export.passes.function_bodies import AddFunctionBodies
+from edgeadapt_export.passes.fuse_silu import FuseSilu
 from edgeadapt_export.passes.graft_linear import GraftLinear, parts
 from edgeadapt_export.passes.own_matmul import UseQuantMatMul
 from edgeadapt_export.passes.quantise import QuantiseWeights
@@ -45,7 +49,7 @@ from edgeadapt_export.passes.share_embedding import ShareEmbedding
 from edgeadapt_export.passes.tidy import Tidy
 from edgeadapt_export.probe import write_probes
 from edgeadapt_export.report import ExportReport
-from edgeadapt_export.sample_text import sample_texts
+from edgeadapt_export.sample_text import CALIBRATION_SEED, sample_texts
 from edgeadapt_export.store import WeightStore
 
 DATA = "model.onnx.data"
@@ -99,6 +103,10 @@ def assemble(
     ):
         raise EdgeAdaptError(f"{run}: its adapter is for another shape of backbone than {source.id}")
     name = _adapter_name(opened)
+    texts: list[list[int]] = []
+    if precision == "int4":
+        with clock.time("calibration texts"):
+            texts = [codec.encode(text) for text in sample_texts(graph, codec, progress, CALIBRATION_SEED)]
     with storage_errors(out.parent), published_bundle(out) as building:
         with clock.time("graphs"):
             graphs, deployed = _write_graphs(
@@ -111,6 +119,7 @@ def assemble(
                 precision=precision,
                 device=device,
                 merge=merge,
+                texts=texts,
                 progress=progress,
             )
             copy_model_files(source.path, graph, building)
@@ -167,21 +176,26 @@ def base_graph(
     graph: decoder.DecoderGraph,
     shape: Geometry,
     precision: Precision,
+    *,
     folded: tuple[Deployer, StoredAdapter] | None = None,
-    progress: Progress | None = None,
+    texts: Sequence[Sequence[int]] = (),
+    progress: Progress = silent,
 ) -> ir.Model:
     """The backbone's graph, ready to be grafted: shared embedding, computed rotary tables, a choice of logits,
     quantised weights.
 
-    `folded` is merged into the fp32 weights on the way.
+    `folded` is merged into the fp32 weights on the way. `texts` are token ids to calibrate int4 on.
     """
-    base = apply(ir.load(graph.model), Tidy(), ShareEmbedding(), ComputeRotaryTables(), ChooseLogits())
+    base = apply(ir.load(graph.model), Tidy(), ShareEmbedding(), ComputeRotaryTables(), FuseSilu(), ChooseLogits())
     if folded is not None:
         folded[0].merge(base, shape, folded[1])
     if precision != "fp32":
-        if progress is not None:
-            progress(f"quantising the weights to {precision}", 0, None)
-        apply(base, QuantiseWeights(precision))
+        progress(f"quantising the weights to {precision}", 0, None)
+        ready: Mapping[str, BlockQuantised] = {}
+        if precision == "int4" and texts:
+            make = quantised_weights if folded else partial(kept_weights, graph.path)
+            ready = make(base, texts, progress)
+        apply(base, QuantiseWeights(precision, ready))
     return base
 
 
@@ -211,10 +225,12 @@ def _write_graphs(
     precision: Precision,
     device: Device,
     merge: bool,
+    texts: Sequence[Sequence[int]],
     progress: Progress,
 ) -> tuple[dict[str, str], Deployed]:
     """Every graph and the adapter's own files. Returns graph files by role, and the adapter's deployment."""
-    base = base_graph(graph, shape, precision, (method, adapter) if merge else None, progress)
+    folded = (method, adapter) if merge else None
+    base = base_graph(graph, shape, precision, folded=folded, texts=texts, progress=progress)
     progress("writing the graphs", 0, None)
     made = {"model": base.clone(), "embed": apply(base.clone(), KeepEmbedding(shape.hidden_size), Tidy())}
     folder = out / "adapters" / name

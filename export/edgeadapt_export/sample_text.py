@@ -1,8 +1,9 @@
-"""Text for the parity check, in the backbone's own words: sampled from its fp32 graph, with a fixed seed, and kept.
+"""Text in the backbone's own words, for the parity check and for calibration: sampled from its fp32 graph, and kept.
 
 OPENINGS x one continuation each, temperature 1, all in one batch: the prompts are padded on the right, and each
 row's tokens follow its own prompt (see backbones/decoder.py on attention_mask). The result is kept beside the graph
-in the cache: it depends on the backbone, LENGTH, SEED and this file's openings alone.
+in the cache: it depends on the backbone, LENGTH, the seed and this file's openings alone. What is calibrated on the
+texts of one seed is checked on those of the other.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from edgeadapt.runtime.session import create
 from edgeadapt.text import TextCodec
 from edgeadapt_export.backbones.decoder import DecoderGraph
 
-LENGTH, SEED = 112, 0
+LENGTH, SEED, CALIBRATION_SEED = 112, 0, 1
 OPENINGS = (
     "The city council met on Tuesday evening to decide",
     "I bought this phone two weeks ago and",
@@ -51,9 +52,11 @@ OPENINGS = (
 )
 
 
-def sample_texts(graph: DecoderGraph, codec: TextCodec, progress: Progress = silent) -> tuple[str, ...]:
+def sample_texts(
+    graph: DecoderGraph, codec: TextCodec, progress: Progress = silent, seed: int = SEED
+) -> tuple[str, ...]:
     """One text per opening; from the cache if they were sampled before."""
-    recipe = hashlib.sha256(json.dumps([OPENINGS, LENGTH, SEED]).encode()).hexdigest()[:16]
+    recipe = hashlib.sha256(json.dumps([OPENINGS, LENGTH, seed]).encode()).hexdigest()[:16]
     kept = graph.path.with_name(f"{graph.path.name}-texts-{recipe}.json")
     try:
         texts = json.loads(kept.read_text(encoding="utf-8"))
@@ -62,7 +65,7 @@ def sample_texts(graph: DecoderGraph, codec: TextCodec, progress: Progress = sil
     except (OSError, ValueError, TypeError):
         pass
     prompts = [codec.encode(opening) for opening in OPENINGS]
-    made = _sample(graph.model, prompts, LENGTH, np.random.default_rng(SEED), progress)
+    made = _sample(graph.model, prompts, LENGTH, np.random.default_rng(seed), progress)
     texts = [codec.decode([*prompt, *ids]) for prompt, ids in zip(prompts, made, strict=True)]
     write_json(kept, texts)
     return tuple(texts)
@@ -89,7 +92,7 @@ def _sample(
     last = lengths - 1
     found: list[list[int]] = [[] for _ in prompts]
     for step in range(length):
-        progress("sampling text for the parity check (once)", step, length)
+        progress("sampling text to measure on (once)", step, length)
         valid = lengths + step
         mask = (np.arange(valid.max()) < valid[:, None]).astype(np.int64)
         binding.bind_cpu_input("input_ids", ids)
@@ -101,7 +104,7 @@ def _sample(
         for row, token in zip(found, drawn.tolist(), strict=True):
             row.append(token)
         ids, last = drawn[:, None], np.zeros(rows, np.int64)
-    progress("sampling text for the parity check (once)", length, length)
+    progress("sampling text to measure on (once)", length, length)
     return found
 
 
