@@ -5,7 +5,7 @@
     a, b, y : float32 [..., d]        gamma, beta : float32 [d]        epsilon > 0
 
 a stands behind a linear layer that has added its bias. The body is com.microsoft::SkipLayerNormalization, which stock
-ONNX Runtime computes a number at a time: 16 instructions each on a Cortex-A72, the kernel 5.
+ONNX Runtime computes a number at a time: 16 instructions each on a Cortex-A72, the kernel 6.
 
 Every row is on its own; a NaN or inf makes its row NaN and no other. A row of equal numbers gives beta.
 """
