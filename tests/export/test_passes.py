@@ -21,6 +21,7 @@ from edgeadapt_export.passes.compute_rotary import ComputeRotaryTables, inverse_
 from edgeadapt_export.passes.direction_inputs import R, update_input
 from edgeadapt_export.passes.embed_only import KeepEmbedding
 from edgeadapt_export.passes.function_bodies import AddFunctionBodies
+from edgeadapt_export.passes.fuse_silu import FuseSilu
 from edgeadapt_export.passes.graft_linear import GraftLinear, parts
 from edgeadapt_export.passes.graft_residual import GraftResidual
 from edgeadapt_export.passes.graft_square import GraftSquare
@@ -54,6 +55,16 @@ def test_sharing_the_embedding_changes_no_number(tiny: Tiny, tmp_path: Path) -> 
     assert "Transpose" not in kinds(model)
     ids = random_ids(2, 9)
     np.testing.assert_array_equal(logits(saved(model, tmp_path), ids), logits(tiny.graph.model, ids))
+
+
+def test_the_activation_is_one_node_and_computes_the_same(tiny: Tiny, tmp_path: Path) -> None:
+    before = original(tiny)
+    after = apply(original(tiny), FuseSilu())
+    assert [node.op_type for node in after.graph].count("QuickGelu") == len(LAYERS)
+    assert not [node for node in after.graph if node.op_type == "Sigmoid"]
+    ids = random_ids(2, 9)
+    expected = logits(saved(before, tmp_path, "before"), ids)
+    np.testing.assert_allclose(logits(saved(after, tmp_path, "after"), ids), expected, atol=1e-5)
 
 
 def test_rotary_tables_are_computed_and_not_stored(tiny: Tiny, tmp_path: Path) -> None:
