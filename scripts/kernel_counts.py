@@ -4,8 +4,8 @@
 
 One guest per row, one after the other, half an hour in all on an idle machine; every row is stored when it is done, and
 rows that are named with --only replace older ones. --table writes the tables from the stored rows without measuring.
-The bundles come from build/kernel-bundles; what is missing there is exported from a run of ./runs or ./demo/runs, or
-from a short one that is trained here (the graphs are the same whatever an adapter has learnt).
+The bundles lie in build/kernel-bundles; what is missing there, or was made by other sources, is exported from a run of
+./runs or ./demo/runs, or from a short one that is trained here (the graphs are the same whatever an adapter learnt).
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +167,30 @@ def packaged_gguf() -> Path:
 
 def bundle_of(name: str) -> Path:
     target = BUNDLES / name
-    if not (target / MANIFEST).is_file():
-        run_name, *options = EXPORTED[name]
-        edgeadapt("export", str(run_directory(run_name)), *options, "-o", str(target))
+    with made_of_sources(target) as stale:
+        if stale:
+            run_name, *options = EXPORTED[name]
+            edgeadapt("export", str(run_directory(run_name)), *options, "-o", str(target))
     return target
+
+
+@contextmanager
+def made_of_sources(target: Path) -> Iterator[bool]:
+    """Whether `target` is missing or was made by other sources; after the block it counts as made by these."""
+    stamp = target.with_name(f"{target.name}.made-of")
+    stale = not target.exists() or not stamp.is_file() or stamp.read_text(encoding="ascii") != sources()
+    yield stale
+    write_atomic(stamp, sources().encode())
+
+
+@cache
+def sources() -> str:
+    """Hash of everything that decides what an exported graph looks like."""
+    digest = sha256()
+    for folder in ("export/edgeadapt_export", "edgeadapt/ops", "edgeadapt/codecs"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def run_directory(name: str) -> Path:
@@ -218,8 +241,9 @@ def write_lora_everywhere(path: Path) -> None:
 
 def encoder(variant: str) -> Path:
     target = ENCODERS / f"{variant}.onnx"
-    if not target.is_file():
-        run(sys.executable, "-m", "edgeadapt_export.encoder_variants", str(ENCODERS), "--only", variant)
+    with made_of_sources(target) as stale:
+        if stale:
+            run(sys.executable, "-m", "edgeadapt_export.encoder_variants", str(ENCODERS), "--only", variant)
     return target
 
 
