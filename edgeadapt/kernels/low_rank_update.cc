@@ -10,8 +10,12 @@
 namespace edgeadapt {
 namespace {
 
-void Axpy(const Vectors& v, const float* y, float c, const float* x, float* z, size_t n) { v.axpy(y, c, x, z, n); }
-void Axpy(const Vectors& v, const float* y, float c, const Half* x, float* z, size_t n) { v.axpy_half(y, c, x, z, n); }
+void AddProduct(const Vectors& v, const float* y, const float* h, const float* B, float* z, size_t r, size_t n) {
+  v.add_product(y, h, B, z, r, n);
+}
+void AddProduct(const Vectors& v, const float* y, const float* h, const Half* B, float* z, size_t r, size_t n) {
+  v.add_product_half(y, h, B, z, r, n);
+}
 void VectorMatrix(const Vectors& v, const float* x, const float* A, float* h, size_t n, size_t r) {
   v.vector_matrix(x, A, h, n, r);
 }
@@ -28,11 +32,7 @@ template <class Factor>
 void UpdateRow(const Vectors& v, const Sizes& s, const float* y, const float* x, const Factor* A, const Factor* B,
                float* h, float* z) {
   VectorMatrix(v, x, A, h, s.d, s.r);
-  const float* from = y;
-  for (size_t k = 0; k < s.r; ++k) {
-    Axpy(v, from, h[k], B + k * s.m, z, s.m);
-    from = z;
-  }
+  AddProduct(v, y, h, B, z, s.r, s.m);
 }
 
 struct LowRankUpdate : VectorKernel {

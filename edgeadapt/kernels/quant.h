@@ -26,6 +26,7 @@ struct QuantWeight {
   const uint8_t* data;         // [N, nb, block bits / 8]; 4 bits: value 2i is the low half of byte i
   const float* scales;         // [N, nb]
   const uint8_t* zero_points;  // [N, ceil(nb bits / 8)], 4 bits: block 2j in the low half; or null: the default
+  const float* bias;           // [N] or null
   size_t K, N, nb, block;      // block: 32 or more at 4 bits, 16 or more at 8; a power of two
   int bits;                    // 4 or 8
 };
@@ -45,6 +46,7 @@ struct QuantRows {
 
 struct QuantLoops {
   const char* name;
+  bool flipped;  // `panel` takes 8-bit codes less 128, as signed bytes: the caller flips a strip once for all panels
 
   // Row r of the `rows` rows of `out` <- x, K numbers.
   void (*quantise)(const QuantWeight& w, const float* x, size_t rows, size_t r, const QuantRows& out);

@@ -8,6 +8,7 @@ namespace {
 
 struct Dots {
   static constexpr int32_t kOffset8 = 128;
+  static constexpr bool kFlipped = false;
 
   EDGEADAPT_INLINE int32x4_t Add4(int32x4_t sum, uint8x16_t packed, const int8_t* q) {
     sum = vdotq_s32(sum, vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15))), vld1q_s8(q));

@@ -28,16 +28,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "inlining.h"
 #include "quant.h"
-
-#define EDGEADAPT_INLINE static inline __attribute__((always_inline))
-
-// Before a loop over rows, blocks or lanes: it is short and its counter indexes what should be registers.
-#if defined(__clang__)
-#define EDGEADAPT_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define EDGEADAPT_UNROLL _Pragma("GCC unroll 8")
-#endif
 
 namespace edgeadapt {
 namespace {

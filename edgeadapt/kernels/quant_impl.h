@@ -65,7 +65,10 @@ EDGEADAPT_INLINE void QuantiseAs(const QuantWeight& w, const float* x, size_t ro
     const size_t start = b * w.block, left = w.K - start;
     const Source source{x + start, left < w.block ? left : w.block};
     I4 most = {};  // magnitudes compare as their bits do, and a NaN is above infinity
-    for (size_t i = 0; i < w.block; i += 4) most = Greater(most, reinterpret_cast<I4>(source.at(i)) & 0x7FFFFFFF);
+    for (size_t i = 0; i < w.block; i += 16) {
+      EDGEADAPT_UNROLL
+      for (size_t k = 0; k < 16; k += 4) most = Greater(most, reinterpret_cast<I4>(source.at(i + k)) & 0x7FFFFFFF);
+    }
     most = Greater(most, __builtin_shufflevector(most, most, 2, 3, 0, 1));
     most = Greater(most, __builtin_shufflevector(most, most, 1, 0, 3, 2));
     const bool finite = most[0] < 0x7F800000;
@@ -233,9 +236,23 @@ EDGEADAPT_INLINE void MultiplyPanel(const QuantWeight& w, const QuantRows& x, si
       acc[i] += __builtin_convertvector(centred, V4) * (s * scales[i][b]);
     }
   }
-  EDGEADAPT_UNROLL
-  for (size_t i = 0; i < rows; ++i) {
-    for (size_t r = 0; r < count; ++r) y[r * w.N + n + i] = acc[i][r];
+  if (w.bias != nullptr) {
+    EDGEADAPT_UNROLL
+    for (size_t i = 0; i < rows; ++i) acc[i] += w.bias[n + i];
+  }
+  if (count == kPanel) {
+    float* to = y + n;
+    EDGEADAPT_UNROLL
+    for (size_t r = 0; r < kPanel; ++r, to += w.N) {
+      EDGEADAPT_UNROLL
+      for (size_t i = 0; i < rows; ++i) to[i] = acc[i][r];
+    }
+  } else {
+    float numbers[rows][kPanel];
+    __builtin_memcpy(numbers, acc, sizeof numbers);  // a copy: an index that is not known would keep acc in memory
+    for (size_t r = 0; r < count; ++r) {
+      for (size_t i = 0; i < rows; ++i) y[r * w.N + n + i] = numbers[i][r];
+    }
   }
 }
 
@@ -246,6 +263,8 @@ void RowAs(F, QuantWeight w, QuantRows x, size_t begin, size_t end, float* y) {
   size_t n = begin;
   for (; n + kRowsAtOnce <= end; n += kRowsAtOnce) MultiplyRow<F, kRowsAtOnce>(w, x, n, y);
   for (; n < end; ++n) MultiplyRow<F, 1>(w, x, n, y);
+  if (w.bias == nullptr) return;
+  for (n = begin; n < end; ++n) y[n] += w.bias[n];
 }
 
 template <class F>
@@ -281,6 +300,6 @@ void Panel(const QuantWeight& w, const QuantRows& x, size_t count, size_t begin,
 
 }  // namespace
 
-const QuantLoops EDGEADAPT_QUANT = {EDGEADAPT_ISA, Quantise, Row, Panel};
+const QuantLoops EDGEADAPT_QUANT = {EDGEADAPT_ISA, Dots::kFlipped, Quantise, Row, Panel};
 
 }  // namespace edgeadapt

@@ -6,6 +6,7 @@
 // The weights are read where they lie, usually in the mapped file: there is no second copy of them. One row of x
 // (decoding) streams them once; many rows (a prompt) go through them in panels of kPanel, a strip of weight rows that
 // fits into the first-level cache at a time.
+#include <atomic>
 #include <cstring>
 
 #include "ops.h"
@@ -28,8 +29,7 @@ struct QuantMatMul {
   static constexpr int64_t kMostColumns = int64_t{1} << 24, kMostBlock = 256;
 
   const QuantLoops* loops;
-  QuantWeight weight;  // its pointers and the bias are set if they are constants of the graph, as they should be
-  const float* bias;
+  QuantWeight weight;  // its pointers are set if they are constants of the graph, as they should be
   bool constant;
 
   bool Select() {
@@ -94,7 +94,7 @@ struct QuantMatMul {
     weight.data = inputs[1].as<uint8_t>();
     weight.scales = inputs[2].as<float>();
     weight.zero_points = inputs[3].as<uint8_t>();
-    bias = inputs[4].as<float>();
+    weight.bias = inputs[4].as<float>();
     return nullptr;
   }
 
@@ -160,9 +160,26 @@ struct QuantMatMul {
     return ForStrips(context, rows, [&](size_t begin, size_t end) {
       for (size_t r = 0; r < rows; ++r) {
         loops->row(w, panels[r], begin, end, y + r * w.N);
-        AddBias(begin, end, y + r * w.N);
       }
     });
+  }
+
+  // The weight from row n on.
+  static QuantWeight From(QuantWeight w, size_t n) {
+    w.data += n * (w.nb * w.block * static_cast<size_t>(w.bits) / 8);
+    w.scales += n * w.nb;
+    if (w.zero_points != nullptr) w.zero_points += n * ((w.nb * static_cast<size_t>(w.bits) + 7) / 8);
+    if (w.bias != nullptr) w.bias += n;
+    return w;
+  }
+  // The codes less 128, as signed bytes. `bytes` is a multiple of 16.
+  static void Flip(const uint8_t* codes, size_t bytes, uint8_t* out) {
+    typedef uint8_t Bytes64 __attribute__((vector_size(64), aligned(1), may_alias));
+    size_t i = 0;
+    for (; i + 64 <= bytes; i += 64) {
+      *reinterpret_cast<Bytes64*>(out + i) = *reinterpret_cast<const Bytes64*>(codes + i) ^ 0x80;
+    }
+    for (; i < bytes; ++i) out[i] = codes[i] ^ 0x80;
   }
 
   OrtStatus* MultiplyPanels(Context& context, const float* x, size_t rows, const Panels& panels, float* y) const {
@@ -173,16 +190,29 @@ struct QuantMatMul {
       }
     });
     if (status != nullptr) return status;
-    return ForStrips(context, rows, [&](size_t begin, size_t end) {
+    const bool flips = loops->flipped && w.bits == 8;
+    const size_t row_bytes = w.nb * w.block;
+    std::atomic<bool> failed{false};
+    status = ForStrips(context, rows, [&](size_t begin, size_t end) {
+      Scratch<uint8_t> strip(flips ? kStrip * row_bytes : 1);
+      if (!strip.ok()) {
+        failed = true;
+        return;
+      }
       for (size_t n = begin; n < end; n += kStrip) {
         const size_t stop = n + kStrip < end ? n + kStrip : end;
+        QuantWeight part = From(w, n);
+        if (flips) {
+          Flip(part.data, (stop - n) * row_bytes, strip.get());
+          part.data = strip.get();
+        }
         for (size_t p = 0; p < panels.count(); ++p) {
           const size_t first = p * kPanel, count = rows - first < kPanel ? rows - first : kPanel;
-          loops->panel(w, panels[p], count, n, stop, y + first * w.N);
-          for (size_t r = first; r < first + count; ++r) AddBias(n, stop, y + r * w.N);
+          loops->panel(part, panels[p], count, 0, stop - n, y + first * w.N + n);
         }
       }
     });
+    return status != nullptr || !failed ? status : context.OutOfMemory();
   }
 
   // body(begin, end) over weight rows, in whole strips. A multiply-add here costs about a quarter of one in floating
@@ -194,11 +224,6 @@ struct QuantMatMul {
       const size_t stop = end * kStrip;
       body(begin * kStrip, stop < w.N ? stop : w.N);
     });
-  }
-
-  void AddBias(size_t begin, size_t end, float* y) const {
-    if (bias == nullptr) return;
-    for (size_t n = begin; n < end; ++n) y[n] += bias[n];
   }
 };
 

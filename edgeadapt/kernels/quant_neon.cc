@@ -14,6 +14,7 @@ namespace {
 
 struct Dots {
   static constexpr int32_t kOffset8 = 128;
+  static constexpr bool kFlipped = true;
 
   struct Codes4 {
     int8x16_t even, odd;
@@ -186,7 +187,7 @@ struct Dots {
       for (size_t k = 0; k < 4; ++k) {
         int8x16_t centred[rows];
         EDGEADAPT_UNROLL
-        for (size_t i = 0; i < rows; ++i) centred[i] = Centred(codes[i].val[k]);
+        for (size_t i = 0; i < rows; ++i) centred[i] = vreinterpretq_s8_u8(codes[i].val[k]);
         Piece8<rows>(centred, q, piece == 0 && k == 0, sums);
       }
     }
@@ -194,7 +195,7 @@ struct Dots {
       int8x16_t centred[rows];
       EDGEADAPT_UNROLL
       for (size_t i = 0; i < rows; ++i) {
-        centred[i] = Centred(vld1q_u8(w[i]));
+        centred[i] = vreinterpretq_s8_u8(vld1q_u8(w[i]));
         w[i] += 16;
       }
       Piece8<rows>(centred, q, k == 0, sums);

@@ -6,6 +6,7 @@ namespace {
 
 struct Dots {
   static constexpr int32_t kOffset8 = 128;
+  static constexpr bool kFlipped = false;
 
   // 32 codes of 4 bits against a piece (evens, then odds); `size` codes of 8 bits against as many numbers.
   static int32_t Codes4(const uint8_t* w, const int8_t* q) {

@@ -7,6 +7,7 @@ namespace {
 
 struct Dots {
   static constexpr int32_t kOffset8 = 0;
+  static constexpr bool kFlipped = false;
 
   EDGEADAPT_INLINE __m256i Load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   EDGEADAPT_INLINE __m256i Load16(const void* p) {

@@ -40,7 +40,9 @@ struct Vectors {
   void (*scale)(float c, const float* x, float* z, size_t n);                           // z = c x
   void (*scaled_product)(float c, const float* x, const float* g, float* z, size_t n);  // z_i = c x_i g_i
   void (*axpy)(const float* y, float c, const float* x, float* z, size_t n);            // z = y + c x
-  void (*axpy_half)(const float* y, float c, const Half* x, float* z, size_t n);        // z = y + c x
+  // z = y + h B: y, z (n), h (r), B (r, n) row-major
+  void (*add_product)(const float* y, const float* h, const float* B, float* z, size_t r, size_t n);
+  void (*add_product_half)(const float* y, const float* h, const Half* B, float* z, size_t r, size_t n);
   // h = x A: x (n), A (n, r) row-major, h (r)
   void (*vector_matrix)(const float* x, const float* A, float* h, size_t n, size_t r);
   void (*vector_matrix_half)(const float* x, const Half* A, float* h, size_t n, size_t r);

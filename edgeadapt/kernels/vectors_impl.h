@@ -11,9 +11,8 @@
 #include <arm_neon.h>
 #endif
 
+#include "inlining.h"
 #include "vectors.h"
-
-#define EDGEADAPT_INLINE static inline __attribute__((always_inline))
 
 namespace edgeadapt {
 namespace {
@@ -26,10 +25,13 @@ typedef int32_t I __attribute__((vector_size(W * sizeof(int32_t))));
 typedef int8_t B __attribute__((vector_size(W)));
 typedef int8_t BUnaligned __attribute__((vector_size(W), aligned(1), may_alias));
 
-// Low-rank factors are 8, 16, 32 ... wide: eight columns at a time on every instruction set.
-constexpr size_t kBlock = 8;
-typedef float V8 __attribute__((vector_size(kBlock * sizeof(float))));
-typedef float V8Unaligned __attribute__((vector_size(kBlock * sizeof(float)), aligned(alignof(float)), may_alias));
+// Low-rank factors are 8, 16, 32 ... wide: eight columns at a time on every instruction set, in one vector or in two
+// (GCC keeps a vector wider than the registers in memory).
+constexpr size_t kColumns = 8;
+constexpr size_t P = W < kColumns ? W : kColumns;  // of them in one vector
+constexpr size_t kParts = kColumns / P;
+typedef float VP __attribute__((vector_size(P * sizeof(float))));
+typedef float VPUnaligned __attribute__((vector_size(P * sizeof(float)), aligned(alignof(float)), may_alias));
 
 EDGEADAPT_INLINE V Load(const float* p) { return *reinterpret_cast<const VUnaligned*>(p); }
 EDGEADAPT_INLINE void Store(float* p, V v) { *reinterpret_cast<VUnaligned*>(p) = v; }
@@ -39,23 +41,22 @@ EDGEADAPT_INLINE V Load(const int8_t* p) {
   return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, S), I), V);
 }
 
-EDGEADAPT_INLINE V8 Load8(const float* p) { return *reinterpret_cast<const V8Unaligned*>(p); }
-EDGEADAPT_INLINE V8 Load8(const Half* p) {
+EDGEADAPT_INLINE VP LoadPart(const float* p) { return *reinterpret_cast<const VPUnaligned*>(p); }
+EDGEADAPT_INLINE VP LoadPart(const Half* p) {
 #if defined(__F16C__)
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #elif defined(__aarch64__)
-  const float16x8_t halves = vreinterpretq_f16_u16(vld1q_u16(reinterpret_cast<const uint16_t*>(p)));
-  const float32x4_t parts[2] = {vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)};
-  V8 v;
-  __builtin_memcpy(&v, parts, sizeof v);
+  const float32x4_t part = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))));
+  VP v;
+  __builtin_memcpy(&v, &part, sizeof v);
   return v;
 #else
-  V8 v;
-  for (size_t i = 0; i < kBlock; ++i) v[i] = ToFloat(p[i]);
+  VP v;
+  for (size_t i = 0; i < P; ++i) v[i] = ToFloat(p[i]);
   return v;
 #endif
 }
-EDGEADAPT_INLINE void Store8(float* p, V8 v) { *reinterpret_cast<V8Unaligned*>(p) = v; }
+EDGEADAPT_INLINE void StorePart(float* p, VP v) { *reinterpret_cast<VPUnaligned*>(p) = v; }
 
 EDGEADAPT_INLINE float One(const float* p) { return *p; }
 EDGEADAPT_INLINE float One(const int8_t* p) { return static_cast<float>(*p); }
@@ -109,23 +110,57 @@ void Axpy(const float* y, float c, const float* x, float* z, size_t n) {
   for (; i < n; ++i) z[i] = y[i] + c * x[i];
 }
 
-void AxpyHalf(const float* y, float c, const Half* x, float* z, size_t n) {
-  size_t i = 0;
-  for (; i + kBlock <= n; i += kBlock) Store8(z + i, Load8(y + i) + c * Load8(x + i));
-  for (; i < n; ++i) z[i] = y[i] + c * ToFloat(x[i]);
+// z = y + h B, B's rows given, in strips of columns whose sums stay in registers over all r rows.
+template <class T>
+EDGEADAPT_INLINE void AddProductOf(const float* y, const float* h, const T* rows, float* z, size_t r, size_t n) {
+  constexpr size_t kStrip = 4 * kParts;
+  size_t j = 0;
+  for (; j + kStrip * P <= n; j += kStrip * P) {
+    VP sums[kStrip];
+    EDGEADAPT_UNROLL
+    for (size_t s = 0; s < kStrip; ++s) sums[s] = LoadPart(y + j + s * P);
+    for (size_t k = 0; k < r; ++k) {
+      EDGEADAPT_UNROLL
+      for (size_t s = 0; s < kStrip; ++s) sums[s] += h[k] * LoadPart(rows + k * n + j + s * P);
+    }
+    EDGEADAPT_UNROLL
+    for (size_t s = 0; s < kStrip; ++s) StorePart(z + j + s * P, sums[s]);
+  }
+  for (; j < n; ++j) {
+    float sum = y[j];
+    for (size_t k = 0; k < r; ++k) sum += h[k] * One(rows + k * n + j);
+    z[j] = sum;
+  }
+}
+
+void AddProduct(const float* y, const float* h, const float* rows, float* z, size_t r, size_t n) {
+  AddProductOf(y, h, rows, z, r, n);
+}
+void AddProductHalf(const float* y, const float* h, const Half* rows, float* z, size_t r, size_t n) {
+  AddProductOf(y, h, rows, z, r, n);
 }
 
 template <class T>
 EDGEADAPT_INLINE void VectorMatrixOf(const float* x, const T* A, float* h, size_t n, size_t r) {
   size_t j = 0;
-  for (; j + kBlock <= r; j += kBlock) {
-    V8 sums[4] = {};
+  for (; j + kColumns <= r; j += kColumns) {
+    VP sums[4][kParts] = {};
     size_t i = 0;
     for (; i + 4 <= n; i += 4) {
-      for (size_t k = 0; k < 4; ++k) sums[k] += x[i + k] * Load8(A + (i + k) * r + j);
+      EDGEADAPT_UNROLL
+      for (size_t k = 0; k < 4; ++k) {
+        EDGEADAPT_UNROLL
+        for (size_t s = 0; s < kParts; ++s) sums[k][s] += x[i + k] * LoadPart(A + (i + k) * r + j + s * P);
+      }
     }
-    for (; i < n; ++i) sums[0] += x[i] * Load8(A + i * r + j);
-    Store8(h + j, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; i < n; ++i) {
+      EDGEADAPT_UNROLL
+      for (size_t s = 0; s < kParts; ++s) sums[0][s] += x[i] * LoadPart(A + i * r + j + s * P);
+    }
+    EDGEADAPT_UNROLL
+    for (size_t s = 0; s < kParts; ++s) {
+      StorePart(h + j + s * P, (sums[0][s] + sums[1][s]) + (sums[2][s] + sums[3][s]));
+    }
   }
   for (; j < r; ++j) {
     float sum = 0.0f;
@@ -139,7 +174,7 @@ void VectorMatrixHalf(const float* x, const Half* A, float* h, size_t n, size_t 
 
 }  // namespace
 
-const Vectors EDGEADAPT_VECTORS = {EDGEADAPT_ISA, Dot,      DotInt8,      Scale,           ScaledProduct,
-                                   Axpy,          AxpyHalf, VectorMatrix, VectorMatrixHalf};
+const Vectors EDGEADAPT_VECTORS = {EDGEADAPT_ISA, Dot,        DotInt8,        Scale,        ScaledProduct,
+                                   Axpy,          AddProduct, AddProductHalf, VectorMatrix, VectorMatrixHalf};
 
 }  // namespace edgeadapt
