@@ -119,7 +119,7 @@ def measure(
         q = onnx.logits(ids, item)
         worst = max(worst, float(np.abs(p - q).max()))
         agreed += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
-        divergence += float(_kl(p, q).sum())
+        divergence += float(kl_divergence(p, q).sum())
         positions += len(p)
     progress("comparing with PyTorch", len(items), len(items))
     return Parity(positions, len(items), worst, agreed / positions, divergence / positions, reference.name)
@@ -193,7 +193,7 @@ def _session(path: Path) -> ort.InferenceSession:
     return session.create(path, threads=os.cpu_count() or 1, ops="off")
 
 
-def _kl(p: NDArray[np.float32], q: NDArray[np.float32]) -> NDArray[np.float64]:
+def kl_divergence(p: NDArray[np.float32], q: NDArray[np.float32]) -> NDArray[np.float64]:
     """KL(softmax p || softmax q) of each row, in nats, in float64."""
     shifted_p, shifted_q = (x - x.max(axis=1, keepdims=True).astype(np.float64) for x in (p, q))
     weights = np.exp(shifted_p)
