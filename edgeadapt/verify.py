@@ -10,7 +10,10 @@
 
 The last yardstick is measured because it differs by four orders of magnitude: with fp32 weights, rounding moves the
 logits by 1e-6 of the largest; int4 and int8 products also quantise their activations, and one rounding that falls to
-the other side moves them by 3e-2. A kernel may not do more than the last bits of its own inputs do.
+the other side moves them by 3e-2. A kernel may not do more than the last bits of its own inputs do. But where the
+backbone's linears are QuantMatMul, a kernel may quantise what the body multiplies in float32 (each product within its
+own bound, which the op's check holds it to): then the logits may move by `QUANTISED` of the largest. Measured on
+SmolLM2-135M, int4, emulated Cortex-A72: 4 %.
 
 The bundle carries a probe graph for each op (one node, all inputs open), since nothing here can build an ONNX graph.
 """
@@ -41,6 +44,7 @@ SEEDS = (0, 1)
 NUDGES = (2.0**-22, -(2.0**-22), 2.0**-21)
 SLACK = 3.0
 FLOOR = 1e-6  # of the largest logit: rounding, where a nudge happens to change nothing
+QUANTISED = 0.15  # of the largest logit: activations in 8 bits on one side alone
 _PROMPT_TOKENS = 32
 
 
@@ -137,6 +141,7 @@ def graph_checks(bundle: Bundle, threads: int) -> Iterator[Check]:
     ids = [int(token) for token in rng.integers(0, engine.decoder.vocabulary_size, _PROMPT_TOKENS)]
     kernels = None if library_path() is None else Engine.open(bundle.root, threads=threads, ops="auto")
     zero = _logits(engine, ids)
+    floor = QUANTISED if "QuantMatMul" in _ops_used(bundle) else FLOOR
     if "bare" in bundle.manifest.graphs and not any(item.kind == "merged" for item in bundle.manifest.adapters):
         bare = _logits(Engine.open(bundle.root, graph="bare", threads=threads, ops="off"), ids)
         difference = float(np.abs(zero - bare).max())
@@ -150,7 +155,7 @@ def graph_checks(bundle: Bundle, threads: int) -> Iterator[Check]:
             wanted, passed = (f"any: {silent[0]} is zero here", True) if silent else ("> 0", effect > 0)
             yield Check(f"graph: {entry.name} has an effect", f"{effect:.2e}", wanted, passed)
         if kernels is not None:
-            allowed = max(SLACK * _sensitivity(engine, ids, used), FLOOR * float(np.abs(used).max()))
+            allowed = max(SLACK * _sensitivity(engine, ids, used), floor * float(np.abs(used).max()))
             difference = float(np.abs(_logits(kernels, ids, entry.name, task) - used).max())
             name = f"graph: {entry.name}, kernels = bodies"
             yield Check(name, f"{difference:.2e}", f"{allowed:.2e}", passed=difference <= allowed)

@@ -113,7 +113,8 @@ def reference(  # noqa: PLR0917 - the op's inputs, in the op's order
 
 
 def body() -> str:
-    """ONNX function in text syntax. SiLU is u / (1 + exp(-u)): ONNX Runtime's Sigmoid clamps for large -u."""
+    """ONNX function in text syntax. SiLU is u / (1 + exp(-u)): ONNX Runtime's Sigmoid clamps for large -u. D^T k is
+    formed in two steps: where multiply-adds are fused, a MatMul leaves a remainder of atoms that cancel."""
     levels = ", ".join(f"{level:.4f}" for level in three_bit.LEVELS)
     lines = f"""
         zero = Constant <value = float {{0}}> ()
@@ -198,10 +199,10 @@ def body() -> str:
         top_open = Greater (top, zero)
         coefficient = GatherElements <axis = 1> (c, index)
         k = Where (top_open, coefficient, zero)
-        k_row = Unsqueeze (k, middle)
+        k_column = Unsqueeze (k, last)
         rows_of_D = Gather <axis = 0> (D, index)
-        sums = MatMul (k_row, rows_of_D)
-        direction = Squeeze (sums, middle)
+        products = Mul (k_column, rows_of_D)
+        direction = ReduceSum <keepdims = 0> (products, middle)
         norm = ReduceL2 <keepdims = 1> (direction, last)
         divisor = Max (norm, tiny)
         r = Div (direction, divisor)
