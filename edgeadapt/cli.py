@@ -150,8 +150,24 @@ def run(
     answer(bundle, prompt, adapter=adapter, task=task, sampling=sampling, threads=threads, as_json=as_json)
 
 
-@app.command()
-def bench(
+class _BenchGroup(typer.core.TyperGroup):
+    """`bench`, which measures unless its first word is one of its other commands. A bundle of that name is `./NAME`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args and args[0] in self.commands else [_MEASURE, *args])
+
+
+_MEASURE = "measure"
+bench = typer.Typer(cls=_BenchGroup, rich_markup_mode=None)
+app.add_typer(bench, name="bench", help="Measure a bundle; compare and show stored results.")
+
+CsvOption = Annotated[Path | None, typer.Option("--csv", help="Write a line per row to this file.")]
+MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Write tables to this file.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write one page with plots to this file.")]
+
+
+@bench.command(_MEASURE)
+def bench_measure(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")] = Path("bundle"),
     device: Annotated[str, typer.Option(help="Where to measure: host, rpi4 or emulated.")] = "host",
     baseline: Annotated[
@@ -161,24 +177,80 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Bound the whole run to 40 s.")] = False,
     threads: ThreadsOption = 1,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write every row to this file.")] = None,
+    csv_out: CsvOption = None,
+    markdown_out: MarkdownOption = None,
+    html_out: HtmlOption = None,
 ) -> None:
     """Measure a bundle beside its baselines.
 
     Load, prefill, decode, switches, memory and size, interleaved in one run, as paired ratios with intervals.
     --device rpi4 measures on a Raspberry Pi 4; on any other machine its processor is emulated (--device emulated does
-    so everywhere), which gives user instructions and memory, and never a time.
+    so everywhere), which gives user instructions and memory, and never a time. `bench compare` and `bench show` work
+    on stored results.
 
     \b
     Examples:
-      edgeadapt bench bundle --device host --json bench.json
+      edgeadapt bench bundle --device host --json bench.json --html bench.html
       edgeadapt bench bundle --device emulated --baseline bare
       edgeadapt bench bundle --quick --threads 2
       edgeadapt bench bundle --baseline bare --baseline other/bundle
+      edgeadapt bench compare before.json after.json
+      edgeadapt bench show bench.json --html bench.html
     """
     report = _stage("edgeadapt_bench.run", "bench").bench(
         bundle, device=device, baselines=baseline, quick=quick, threads=threads, json_out=json_out
     )
+    results = _stage("edgeadapt_bench.results", "bench")
+    results.write(results.checked(str(bundle), report.to_json()), csv=csv_out, markdown=markdown_out, html=html_out)
     _console().print(report.table())
+
+
+@bench.command("compare")
+def bench_compare(
+    before: Annotated[Path, typer.Argument(help="What `bench --json` wrote first.")],
+    after: Annotated[Path, typer.Argument(help="What it wrote later.")],
+    fail_over: Annotated[
+        str | None, typer.Option(help="Exit with 1 if a figure got worse by more than this, such as 2%.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what changed from one stored result to another.
+
+    Rows pair up by workload, variant, phase, precision and threads. Times come with intervals and fail only where the
+    interval agrees; counts and bytes are compared as they are. Emulated and real rows are never compared.
+
+    \b
+    Examples:
+      edgeadapt bench compare before.json after.json
+      edgeadapt bench compare before.json after.json --fail-over 2%
+      edgeadapt bench compare before.json after.json --json
+    """
+    results, stage = _stage("edgeadapt_bench.results", "bench"), _stage("edgeadapt_bench.compare", "bench")
+    limit = None if fail_over is None else stage.limit(fail_over)
+    found = stage.compare(results.load(before), results.load(after))
+    _show(found.to_json(limit) if as_json else found, as_json, lambda found: found.table(limit))
+    if limit is not None and (worse := found.worse_by(limit)):
+        raise CheckFailed(f"{after}: {stage.said(worse, limit)}")
+
+
+@bench.command("show")
+def bench_show(
+    result: Annotated[Path, typer.Argument(help="What `bench --json` wrote.")],
+    csv_out: CsvOption = None,
+    markdown_out: MarkdownOption = None,
+    html_out: HtmlOption = None,
+) -> None:
+    """Show a stored result again, or write it as CSV, Markdown or a page.
+
+    \b
+    Examples:
+      edgeadapt bench show bench.json
+      edgeadapt bench show bench.json --html bench.html --csv bench.csv --markdown bench.md
+    """
+    results = _stage("edgeadapt_bench.results", "bench")
+    found = results.load(result)
+    if not results.write(found, csv=csv_out, markdown=markdown_out, html=html_out):
+        typer.echo(_stage("edgeadapt_bench.tables", "bench").to_markdown(found), nl=False)
 
 
 @app.command()

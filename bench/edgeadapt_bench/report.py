@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from edgeadapt_bench.bandwidth import Bandwidth
 from edgeadapt_bench.baselines import BARE
 from edgeadapt_bench.devices.base import UNKNOWN, Conditions, Fingerprint
 from edgeadapt_bench.statistics import Ratio, Summary
@@ -100,6 +101,7 @@ class BenchReport:
     rows: Sequence[Row]
     memory: Sequence[Memory]
     sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    memory_bandwidth: Bandwidth | None = None
 
     @property
     def problems(self) -> list[str]:
@@ -117,6 +119,7 @@ class BenchReport:
             "device": {"name": self.device, "emulated": self.emulated, **self.fingerprint.to_json()},
             "conditions": {"before": self.before.to_json(), "after": self.after.to_json()},
             "versions": dict(self.versions),
+            **({} if self.memory_bandwidth is None else {"memory_bandwidth": self.memory_bandwidth.to_json()}),
             "rows": [row.to_json(identity, self.emulated, self.versions) for row in self.rows],
             "memory": [
                 {**item.origin.to_json(), "device": identity, "peak_bytes": item.peak, "increase_bytes": item.increase}

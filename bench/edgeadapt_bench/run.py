@@ -23,7 +23,7 @@ import numpy as np
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.files import sha256_of, write_json
-from edgeadapt_bench import devices, statistics
+from edgeadapt_bench import bandwidth, devices, statistics
 from edgeadapt_bench.baselines import BARE, Variant, variants
 from edgeadapt_bench.devices import Device, Worker, emulated
 from edgeadapt_bench.emulation.bench import EmulatedReport
@@ -83,6 +83,7 @@ def bench(
         )
     where = devices.choose(device)
     before = where.conditions()
+    memory_bandwidth = bandwidth.measure(threads)
     rows, memory = _measure(_Bench(where, chosen, threads, work, plan, began, say))
     report = BenchReport(
         device=where.name,
@@ -97,6 +98,7 @@ def bench(
         rows=rows,
         memory=memory,
         sizes={str(path): _sizes(path) for path in dict.fromkeys(variant.bundle for variant in chosen)},
+        memory_bandwidth=memory_bandwidth,
     )
     if json_out is not None:
         write_json(json_out, report.to_json())

@@ -25,10 +25,9 @@ from edgeadapt_bench.emulation import machine, sysroot
 from edgeadapt_bench.emulation.counts import Counts
 from edgeadapt_bench.emulation.job import Job
 from edgeadapt_bench.emulation.sysroot import Sysroot
-from edgeadapt_bench.report import Origin
+from edgeadapt_bench.report import FORMAT, Origin
 from edgeadapt_bench.workloads import Workload
 
-FORMAT = 1
 UNITS = {"load": "instructions", "prefill": "instructions/token", "decode": "instructions/token"}
 NOTE = (
     "emulated Cortex-A72, one thread: user instructions, the same every time. They are not a time; "
