@@ -1,10 +1,10 @@
 // LowRankUpdate: z = y + (x A) B, or z = y + (x A[i]) B[i] with i = index[batch row].
 //
 //   y  float32 [Bt, T, m]     x  float32 [Bt, T, d]     A  [d, r] or [n, d, r]     B  [r, m] or [n, r, m]
-//   index  int64 [Bt], 0 <= index < n                   z  float32 [Bt, T, m]
+//   index  int64 [Bt], 0 <= index < n     scales  float32 [r] or [n, r]     z  float32 [Bt, T, m]
 //
-// A and B are both float32 or both float16; float16 is widened to float32 exactly. Per row: h = x A (r numbers), then r
-// scaled additions of B's rows.
+// A and B are both float32, both float16 or both int8; the latter are widened to float32 exactly. int8 factors, and
+// only they, have scales. Per row: h = x A (r numbers), times the scales, then r scaled additions of B's rows.
 #include "ops.h"
 
 namespace edgeadapt {
@@ -16,50 +16,70 @@ void AddProduct(const Vectors& v, const float* y, const float* h, const float* B
 void AddProduct(const Vectors& v, const float* y, const float* h, const Half* B, float* z, size_t r, size_t n) {
   v.add_product_half(y, h, B, z, r, n);
 }
+void AddProduct(const Vectors& v, const float* y, const float* h, const int8_t* B, float* z, size_t r, size_t n) {
+  v.add_product_int8(y, h, B, z, r, n);
+}
 void VectorMatrix(const Vectors& v, const float* x, const float* A, float* h, size_t n, size_t r) {
   v.vector_matrix(x, A, h, n, r);
 }
 void VectorMatrix(const Vectors& v, const float* x, const Half* A, float* h, size_t n, size_t r) {
   v.vector_matrix_half(x, A, h, n, r);
 }
+void VectorMatrix(const Vectors& v, const float* x, const int8_t* A, float* h, size_t n, size_t r) {
+  v.vector_matrix_int8(x, A, h, n, r);
+}
 
 struct Sizes {
   size_t tokens, d, r, m;
 };
 
-// One row of z; h is room for r numbers.
+// What the call is given; the factors of one adapter after the other.
+struct Given {
+  Tensor y, x, A, B, index, scales;
+};
+
+// One row of z; h is room for r numbers, scales may be null.
 template <class Factor>
 void UpdateRow(const Vectors& v, const Sizes& s, const float* y, const float* x, const Factor* A, const Factor* B,
-               float* h, float* z) {
+               const float* scales, float* h, float* z) {
   VectorMatrix(v, x, A, h, s.d, s.r);
+  for (size_t k = 0; scales != nullptr && k < s.r; ++k) h[k] *= scales[k];
   AddProduct(v, y, h, B, z, s.r, s.m);
 }
 
 struct LowRankUpdate : VectorKernel {
   static constexpr const char* kName = "LowRankUpdate";
-  static constexpr Input kInputs[] = {
-      {"y", kFloat}, {"x", kFloat}, {"A", kAny}, {"B", kAny}, {"index", kInt64, kOptional}};
+  static constexpr Input kInputs[] = {{"y", kFloat},
+                                      {"x", kFloat},
+                                      {"A", kAny},
+                                      {"B", kAny},
+                                      {"index", kInt64, kOptional},
+                                      {"scales", kFloat, kOptional}};
   static constexpr int kInPlace = 0;
   static constexpr int64_t kMostRank = 1024;
 
   OrtStatus* Compute(Context& context) const {
-    Tensor y, x, A, B, index;
-    if (OrtStatus* status = context.Get(0, kInputs[0], &y)) return status;
-    if (OrtStatus* status = context.Get(1, kInputs[1], &x)) return status;
-    if (OrtStatus* status = context.Get(2, kInputs[2], &A)) return status;
-    if (OrtStatus* status = context.Get(3, kInputs[3], &B)) return status;
-    if (OrtStatus* status = context.Get(4, kInputs[4], &index)) return status;
-    if (OrtStatus* status = Check(context, y, x, A, B, index)) return status;
+    Given given;
+    Tensor* const inputs[] = {&given.y, &given.x, &given.A, &given.B, &given.index, &given.scales};
+    for (size_t i = 0; i < 6; ++i) {
+      if (OrtStatus* status = context.Get(i, kInputs[i], inputs[i])) return status;
+    }
+    if (OrtStatus* status = Check(context, given)) return status;
     float* z = nullptr;
-    if (OrtStatus* status = context.Output(y, &z)) return status;
-    return A.type == kHalf ? Update<Half>(context, y, x, A, B, index, z) : Update<float>(context, y, x, A, B, index, z);
+    if (OrtStatus* status = context.Output(given.y, &z)) return status;
+    if (given.A.type == kInt8) return Update<int8_t>(context, given, z);
+    return given.A.type == kHalf ? Update<Half>(context, given, z) : Update<float>(context, given, z);
   }
 
-  OrtStatus* Check(const Context& context, const Tensor& y, const Tensor& x, const Tensor& A, const Tensor& B,
-                   const Tensor& index) const {
-    if ((A.type != kFloat && A.type != kHalf) || A.type != B.type) {
-      return context.Invalid("inputs 'A' and 'B' must both be float32 or both float16, not element types %d and %d",
-                             static_cast<int>(A.type), static_cast<int>(B.type));
+  OrtStatus* Check(const Context& context, const Given& given) const {
+    const auto& [y, x, A, B, index, scales] = given;
+    if ((A.type != kFloat && A.type != kHalf && A.type != kInt8) || A.type != B.type) {
+      return context.Invalid(
+          "inputs 'A' and 'B' must both be float32, both float16 or both int8, not element types %d and %d",
+          static_cast<int>(A.type), static_cast<int>(B.type));
+    }
+    if ((A.type == kInt8) != static_cast<bool>(scales)) {
+      return context.Invalid("input 'scales' belongs to int8 factors, and they need it");
     }
     const int64_t any[] = {-1, -1, -1};
     if (OrtStatus* status = context.Expect(y, "y", 3, any)) return status;
@@ -75,6 +95,10 @@ struct LowRankUpdate : VectorKernel {
     }
     const int64_t B_shape[] = {n, r, y.shape[2]};
     if (OrtStatus* status = context.Expect(B, "B", 2 + table, B_shape + 1 - table)) return status;
+    const int64_t scales_shape[] = {n, r};
+    if (scales) {
+      if (OrtStatus* status = context.Expect(scales, "scales", 1 + table, scales_shape + 1 - table)) return status;
+    }
     if (!index) return nullptr;
     if (OrtStatus* status = context.Expect(index, "index", 1, y.shape)) return status;
     for (size_t i = 0; i < index.dim(0); ++i) {
@@ -88,8 +112,8 @@ struct LowRankUpdate : VectorKernel {
   }
 
   template <class Factor>
-  OrtStatus* Update(Context& context, const Tensor& y, const Tensor& x, const Tensor& A, const Tensor& B,
-                    const Tensor& index, float* z) const {
+  OrtStatus* Update(Context& context, const Given& given, float* z) const {
+    const Tensor &y = given.y, &x = given.x, &A = given.A, &B = given.B, &index = given.index, &scales = given.scales;
     const Sizes s{y.dim(1), x.dim(2), A.dim(A.rank - 1), y.dim(2)};
     const size_t rows = y.dim(0) * s.tokens;
     const float* y_data = y.as<float>();
@@ -105,7 +129,8 @@ struct LowRankUpdate : VectorKernel {
       for (size_t row = begin; row < end; ++row) {
         const size_t chosen = index ? static_cast<size_t>(index.as<int64_t>()[row / s.tokens]) : 0;
         UpdateRow(*vectors, s, y_data + row * s.m, x.as<float>() + row * s.d, A.as<Factor>() + chosen * s.d * s.r,
-                  B.as<Factor>() + chosen * s.r * s.m, h, z + row * s.m);
+                  B.as<Factor>() + chosen * s.r * s.m, scales ? scales.as<float>() + chosen * s.r : nullptr, h,
+                  z + row * s.m);
       }
     });
   }

@@ -43,9 +43,11 @@ struct Vectors {
   // z = y + h B: y, z (n), h (r), B (r, n) row-major
   void (*add_product)(const float* y, const float* h, const float* B, float* z, size_t r, size_t n);
   void (*add_product_half)(const float* y, const float* h, const Half* B, float* z, size_t r, size_t n);
+  void (*add_product_int8)(const float* y, const float* h, const int8_t* B, float* z, size_t r, size_t n);
   // h = x A: x (n), A (n, r) row-major, h (r)
   void (*vector_matrix)(const float* x, const float* A, float* h, size_t n, size_t r);
   void (*vector_matrix_half)(const float* x, const Half* A, float* h, size_t n, size_t r);
+  void (*vector_matrix_int8)(const float* x, const int8_t* A, float* h, size_t n, size_t r);
 };
 
 // The best variant that may run here (cpu.h); null if EDGEADAPT_OPS_ISA is unknown or the processor lacks it.

@@ -7,7 +7,8 @@
 
 #if defined(__F16C__)
 #include <immintrin.h>
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && EDGEADAPT_WIDTH == 4
+#define EDGEADAPT_NEON 1
 #include <arm_neon.h>
 #endif
 
@@ -32,6 +33,10 @@ constexpr size_t P = W < kColumns ? W : kColumns;  // of them in one vector
 constexpr size_t kParts = kColumns / P;
 typedef float VP __attribute__((vector_size(P * sizeof(float))));
 typedef float VPUnaligned __attribute__((vector_size(P * sizeof(float)), aligned(alignof(float)), may_alias));
+typedef int32_t IP __attribute__((vector_size(P * sizeof(int32_t))));
+typedef int16_t SP __attribute__((vector_size(P * sizeof(int16_t))));
+typedef int8_t BP __attribute__((vector_size(P)));
+typedef int8_t BPUnaligned __attribute__((vector_size(P), aligned(1), may_alias));
 
 EDGEADAPT_INLINE V Load(const float* p) { return *reinterpret_cast<const VUnaligned*>(p); }
 EDGEADAPT_INLINE void Store(float* p, V v) { *reinterpret_cast<VUnaligned*>(p) = v; }
@@ -45,7 +50,7 @@ EDGEADAPT_INLINE VP LoadPart(const float* p) { return *reinterpret_cast<const VP
 EDGEADAPT_INLINE VP LoadPart(const Half* p) {
 #if defined(__F16C__)
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-#elif defined(__aarch64__)
+#elif defined(EDGEADAPT_NEON)
   const float32x4_t part = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))));
   VP v;
   __builtin_memcpy(&v, &part, sizeof v);
@@ -56,7 +61,35 @@ EDGEADAPT_INLINE VP LoadPart(const Half* p) {
   return v;
 #endif
 }
+EDGEADAPT_INLINE VP LoadPart(const int8_t* p) {
+  const BP bytes = *reinterpret_cast<const BPUnaligned*>(p);
+  return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, SP), IP), VP);
+}
 EDGEADAPT_INLINE void StorePart(float* p, VP v) { *reinterpret_cast<VPUnaligned*>(p) = v; }
+
+// kColumns numbers of one row.
+template <class T>
+EDGEADAPT_INLINE void LoadColumns(const T* p, VP (&v)[kParts]) {
+  EDGEADAPT_UNROLL
+  for (size_t s = 0; s < kParts; ++s) v[s] = LoadPart(p + s * P);
+}
+#if defined(EDGEADAPT_NEON)
+// A table look-up moves four codes to the top bytes of four integers, and the conversion takes those for eight-bit
+// integers with 24 fractional bits: two instructions for four numbers, where widening step by step takes two and a half
+// and keeps the one unit busy that can shift.
+EDGEADAPT_INLINE void LoadColumns(const int8_t* p, VP (&v)[kParts]) {
+  const int8x16_t codes = vcombine_s8(vld1_s8(p), vdup_n_s8(0));
+  constexpr uint8_t kNone = 255;
+  const uint8x16_t first = {kNone, kNone, kNone, 0, kNone, kNone, kNone, 1,
+                            kNone, kNone, kNone, 2, kNone, kNone, kNone, 3};
+  const uint8x16_t second = {kNone, kNone, kNone, 4, kNone, kNone, kNone, 5,
+                             kNone, kNone, kNone, 6, kNone, kNone, kNone, 7};
+  const float32x4_t low = vcvtq_n_f32_s32(vreinterpretq_s32_s8(vqtbl1q_s8(codes, first)), 24);
+  const float32x4_t high = vcvtq_n_f32_s32(vreinterpretq_s32_s8(vqtbl1q_s8(codes, second)), 24);
+  __builtin_memcpy(&v[0], &low, sizeof low);
+  __builtin_memcpy(&v[1], &high, sizeof high);
+}
+#endif
 
 EDGEADAPT_INLINE float One(const float* p) { return *p; }
 EDGEADAPT_INLINE float One(const int8_t* p) { return static_cast<float>(*p); }
@@ -110,21 +143,34 @@ void Axpy(const float* y, float c, const float* x, float* z, size_t n) {
   for (; i < n; ++i) z[i] = y[i] + c * x[i];
 }
 
+// sums += c p
+template <class T>
+EDGEADAPT_INLINE void AddColumns(float c, const T* p, VP (&sums)[kParts]) {
+  VP v[kParts];
+  LoadColumns(p, v);
+  EDGEADAPT_UNROLL
+  for (size_t s = 0; s < kParts; ++s) sums[s] += c * v[s];
+}
+EDGEADAPT_INLINE void StoreColumns(float* p, const VP (&v)[kParts]) {
+  EDGEADAPT_UNROLL
+  for (size_t s = 0; s < kParts; ++s) StorePart(p + s * P, v[s]);
+}
+
 // z = y + h B, B's rows given, in strips of columns whose sums stay in registers over all r rows.
 template <class T>
 EDGEADAPT_INLINE void AddProductOf(const float* y, const float* h, const T* rows, float* z, size_t r, size_t n) {
-  constexpr size_t kStrip = 4 * kParts;
+  constexpr size_t kStrip = 4;
   size_t j = 0;
-  for (; j + kStrip * P <= n; j += kStrip * P) {
-    VP sums[kStrip];
+  for (; j + kStrip * kColumns <= n; j += kStrip * kColumns) {
+    VP sums[kStrip][kParts];
     EDGEADAPT_UNROLL
-    for (size_t s = 0; s < kStrip; ++s) sums[s] = LoadPart(y + j + s * P);
+    for (size_t c = 0; c < kStrip; ++c) LoadColumns(y + j + c * kColumns, sums[c]);
     for (size_t k = 0; k < r; ++k) {
       EDGEADAPT_UNROLL
-      for (size_t s = 0; s < kStrip; ++s) sums[s] += h[k] * LoadPart(rows + k * n + j + s * P);
+      for (size_t c = 0; c < kStrip; ++c) AddColumns(h[k], rows + k * n + j + c * kColumns, sums[c]);
     }
     EDGEADAPT_UNROLL
-    for (size_t s = 0; s < kStrip; ++s) StorePart(z + j + s * P, sums[s]);
+    for (size_t c = 0; c < kStrip; ++c) StoreColumns(z + j + c * kColumns, sums[c]);
   }
   for (; j < n; ++j) {
     float sum = y[j];
@@ -139,6 +185,9 @@ void AddProduct(const float* y, const float* h, const float* rows, float* z, siz
 void AddProductHalf(const float* y, const float* h, const Half* rows, float* z, size_t r, size_t n) {
   AddProductOf(y, h, rows, z, r, n);
 }
+void AddProductInt8(const float* y, const float* h, const int8_t* rows, float* z, size_t r, size_t n) {
+  AddProductOf(y, h, rows, z, r, n);
+}
 
 template <class T>
 EDGEADAPT_INLINE void VectorMatrixOf(const float* x, const T* A, float* h, size_t n, size_t r) {
@@ -148,19 +197,12 @@ EDGEADAPT_INLINE void VectorMatrixOf(const float* x, const T* A, float* h, size_
     size_t i = 0;
     for (; i + 4 <= n; i += 4) {
       EDGEADAPT_UNROLL
-      for (size_t k = 0; k < 4; ++k) {
-        EDGEADAPT_UNROLL
-        for (size_t s = 0; s < kParts; ++s) sums[k][s] += x[i + k] * LoadPart(A + (i + k) * r + j + s * P);
-      }
+      for (size_t k = 0; k < 4; ++k) AddColumns(x[i + k], A + (i + k) * r + j, sums[k]);
     }
-    for (; i < n; ++i) {
-      EDGEADAPT_UNROLL
-      for (size_t s = 0; s < kParts; ++s) sums[0][s] += x[i] * LoadPart(A + i * r + j + s * P);
-    }
+    for (; i < n; ++i) AddColumns(x[i], A + i * r + j, sums[0]);
     EDGEADAPT_UNROLL
-    for (size_t s = 0; s < kParts; ++s) {
-      StorePart(h + j + s * P, (sums[0][s] + sums[1][s]) + (sums[2][s] + sums[3][s]));
-    }
+    for (size_t s = 0; s < kParts; ++s) sums[0][s] = (sums[0][s] + sums[1][s]) + (sums[2][s] + sums[3][s]);
+    StoreColumns(h + j, sums[0]);
   }
   for (; j < r; ++j) {
     float sum = 0.0f;
@@ -171,10 +213,12 @@ EDGEADAPT_INLINE void VectorMatrixOf(const float* x, const T* A, float* h, size_
 
 void VectorMatrix(const float* x, const float* A, float* h, size_t n, size_t r) { VectorMatrixOf(x, A, h, n, r); }
 void VectorMatrixHalf(const float* x, const Half* A, float* h, size_t n, size_t r) { VectorMatrixOf(x, A, h, n, r); }
+void VectorMatrixInt8(const float* x, const int8_t* A, float* h, size_t n, size_t r) { VectorMatrixOf(x, A, h, n, r); }
 
 }  // namespace
 
-const Vectors EDGEADAPT_VECTORS = {EDGEADAPT_ISA, Dot,        DotInt8,        Scale,        ScaledProduct,
-                                   Axpy,          AddProduct, AddProductHalf, VectorMatrix, VectorMatrixHalf};
+const Vectors EDGEADAPT_VECTORS = {EDGEADAPT_ISA,  Dot,          DotInt8,          Scale,
+                                   ScaledProduct,  Axpy,         AddProduct,       AddProductHalf,
+                                   AddProductInt8, VectorMatrix, VectorMatrixHalf, VectorMatrixInt8};
 
 }  // namespace edgeadapt

@@ -196,7 +196,14 @@ def resize(name: str, axis: int, by: int) -> Callable[[dict[str, Array]], None]:
 
 def replace(name: str, make: Callable[[Array], Array]) -> Callable[[dict[str, Array]], None]:
     def change(inputs: dict[str, Array]) -> None:
-        inputs[name] = make(inputs[name])
+        inputs[name] = make(inputs.get(name, np.zeros(0)))
+
+    return change
+
+
+def drop(name: str) -> Callable[[dict[str, Array]], None]:
+    def change(inputs: dict[str, Array]) -> None:
+        del inputs[name]
 
     return change
 
@@ -213,7 +220,32 @@ REFUSED = [
         "LowRankUpdate",
         {"indexed": False},
         replace("B", lambda b: b.astype(np.float16)),
-        "both be float32 or both float16",
+        "both be float32, both float16 or both int8",
+    ),
+    ("LowRankUpdate", {"indexed": False}, replace("B", lambda b: b.astype(np.int8)), "not element types 1 and 3"),
+    (
+        "LowRankUpdate",
+        {"indexed": False},
+        replace("scales", lambda _: np.ones(16, np.float32)),
+        "'scales' belongs to int8",
+    ),
+    (
+        "LowRankUpdate",
+        {"indexed": False, "scaled": True},
+        drop("scales"),
+        "'scales' belongs to int8 factors, and they need",
+    ),
+    (
+        "LowRankUpdate",
+        {"indexed": False, "scaled": True},
+        resize("scales", 0, 1),
+        r"'scales' has shape \[17\], expected \[16\]",
+    ),
+    (
+        "LowRankUpdate",
+        {"indexed": True, "scaled": True},
+        resize("scales", 0, 1),
+        r"'scales' has shape \[4,16\], expected \[3,16\]",
     ),
     ("LowRankUpdate", {"indexed": True}, replace("index", lambda i: i + 5), r"index\[0\] is \d; there are 5 adapters"),
     (
@@ -281,7 +313,7 @@ def one_node(
     ]
     shape = None if rank is None else [None] * rank
     outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape) for output in OPS[name].outputs]
-    node = helper.make_node(name, list(inputs), OPS[name].outputs, domain=DOMAIN)
+    node = helper.make_node(name, OPS[name].arguments(Case("", inputs)), OPS[name].outputs, domain=DOMAIN)
     node.attribute.extend(helper.make_attribute(key, value) for key, value in (attributes or {}).items())
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     graph = helper.make_graph([node], "one", values, outputs)

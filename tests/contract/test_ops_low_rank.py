@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeadapt.codecs.factors import int8_factors
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import Case, low_rank_update
 from edgeadapt.ops.low_rank_update import reference
@@ -35,22 +36,24 @@ def normal(rng: np.random.Generator, *shape: int, dtype: type = np.float32) -> n
     seed=st.integers(0, 2**32 - 1),
     shape=st.tuples(st.integers(1, 3), st.integers(0, 5), sizes, sizes, st.integers(1, 9)),
     adapters=st.integers(0, 3),
-    dtype=st.sampled_from([np.float32, np.float16]),
+    dtype=st.sampled_from([np.float32, np.float16, np.int8]),
 )
 def test_random_shapes(view: str, seed: int, shape: tuple[int, ...], adapters: int, dtype: type) -> None:
     batch, tokens, d, m, rank = shape
     skip_without(view)
     rng = np.random.default_rng(seed)
     several = (adapters,) if adapters else ()
-    inputs = {
-        "y": normal(rng, batch, tokens, m),
-        "x": normal(rng, batch, tokens, d),
-        "A": normal(rng, *several, d, rank, dtype=dtype) / dtype((d * rank) ** 0.5),
-        "B": normal(rng, *several, rank, m, dtype=dtype),
-    }
+    inputs = {"y": normal(rng, batch, tokens, m), "x": normal(rng, batch, tokens, d)}
+    if dtype == np.int8:
+        inputs["A"] = rng.integers(-128, 128, (*several, d, rank), np.int8)
+        inputs["B"] = rng.integers(-128, 128, (*several, rank, m), np.int8)
+        inputs["scales"] = normal(rng, *several, rank) / np.float32(128**2 * (d * rank) ** 0.5)
+    else:
+        inputs["A"] = normal(rng, *several, d, rank, dtype=dtype) / dtype((d * rank) ** 0.5)
+        inputs["B"] = normal(rng, *several, rank, m, dtype=dtype)
     if adapters:
         inputs["index"] = rng.integers(0, adapters, batch)
-    case = Case("drawn", inputs, {"indexed": bool(adapters)})
+    case = Case("drawn", inputs, {"indexed": bool(adapters), "scaled": dtype == np.int8})
     assert_agrees(low_rank_update.OP, case, VIEWS[view](low_rank_update.OP, case))
 
 
@@ -78,6 +81,18 @@ def test_block_factors_address_slices_of_a_packed_projection() -> None:
     np.testing.assert_allclose(whole[..., 8:], reference(packed[..., 8:], x, v_down, v_up), atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_int8_factors_cost_about_a_percent_of_the_update(scale: float) -> None:
+    """Normal factors, also when B is as small as after a few steps of training: the error is relative."""
+    rng = np.random.default_rng(3)
+    y, x = np.zeros((1, 16, 192), np.float32), normal(rng, 1, 16, 576)
+    down, up = normal(rng, 576, 8), np.float32(scale) * normal(rng, 8, 192)
+    exact = reference(y, x, down, up)
+    a, b, scales = int8_factors(down, up)
+    found = reference(y, x, a, b, scales=scales)
+    assert np.linalg.norm(found - exact) < 0.015 * np.linalg.norm(exact)
+
+
 def test_float32_factors_leave_no_cast(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     inputs = {"y": normal(rng, 1, 2, 8), "x": normal(rng, 1, 2, 8), "A": normal(rng, 8, 2), "B": normal(rng, 2, 8)}
@@ -96,6 +111,7 @@ def test_float32_factors_leave_no_cast(tmp_path: Path) -> None:
         ("y", np.zeros((2, 3, 5), np.float32), "do not take"),
         ("x", np.zeros((2, 4, 8), np.float32), "must be"),
         ("A", np.zeros((8, 2), np.float16), "both must be float32"),
+        ("scales", np.ones(2, np.float32), "scales are for int8 factors"),
         ("A", np.zeros((8, 2), np.float64), "both must be float32"),
         ("B", np.zeros((3, 6), np.float32), "do not take"),
         ("index", np.array([0, 1]), "do not take"),
@@ -106,6 +122,13 @@ def test_other_shapes_and_dtypes_are_refused(changed: str, value: np.ndarray, me
     inputs = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     with pytest.raises(EdgeAdaptError, match=message):
         reference(**{**inputs, changed: value})
+
+
+@pytest.mark.parametrize("scales", [None, np.ones(3, np.float32), np.ones(2, np.float16), np.ones((1, 2), np.float32)])
+def test_int8_factors_without_fitting_scales_are_refused(scales: np.ndarray | None) -> None:
+    y, x, down, up = np.zeros((1, 1, 6)), np.zeros((1, 1, 8)), np.zeros((8, 2), np.int8), np.zeros((2, 6), np.int8)
+    with pytest.raises(EdgeAdaptError, match=r"scales are (for int8|float)"):
+        reference(y, x, down, up, scales=scales)
 
 
 @pytest.mark.parametrize("index", [np.array([0, 2]), np.array([0, -1])])

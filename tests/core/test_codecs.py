@@ -12,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeadapt.codecs import BlockQuantised, Int8Rows, ThreeBit, blockwise, error_statistics, int4, int8, three_bit
+from edgeadapt.codecs import (
+    BlockQuantised,
+    Int8Rows,
+    ThreeBit,
+    blockwise,
+    error_statistics,
+    factors,
+    int4,
+    int8,
+    three_bit,
+)
 from edgeadapt.errors import EdgeAdaptError
 
 quick = settings(max_examples=30, deadline=None)
@@ -338,6 +348,33 @@ def test_nan_and_inf_are_refused_with_their_row(codec: object, value: float) -> 
     assert callable(codec)
     with pytest.raises(EdgeAdaptError, match="row 2 holds NaN or inf"):
         codec(x)
+
+
+class TestFactors:
+    def test_every_component_has_its_own_scale(self) -> None:
+        size = np.float32([1e-6, 1, 100])
+        a, b, scales = factors.int8_factors(gaussian(64, 3) * size, gaussian(3, 40))
+        assert (a.dtype, b.dtype, scales.dtype, scales.shape) == (np.int8, np.int8, np.float32, (3,))
+        assert (np.abs(a).max(axis=0) == 127).all()
+        assert (np.abs(b).max(axis=1) == 127).all()
+        exact = (gaussian(64, 3) * size)[:, :, None] * gaussian(3, 40)[None]
+        found = (a * scales)[:, :, None] * b[None].astype(np.float32)
+        for k in range(3):
+            assert error_statistics(exact[:, k], found[:, k]).nmse < 2e-4
+
+    def test_a_component_of_zeros_stays_zero(self) -> None:
+        a, b, scales = factors.int8_factors(gaussian(8, 2), np.zeros((2, 4), np.float16))
+        assert not scales.any()
+        assert not b.any()
+        assert a.any()
+
+    def test_what_does_not_belong_together_is_refused(self) -> None:
+        with pytest.raises(EdgeAdaptError, match="different ranks"):
+            factors.int8_factors(gaussian(8, 2), gaussian(3, 4))
+        with pytest.raises(EdgeAdaptError, match="NaN or inf"):
+            factors.int8_factors(gaussian(8, 2), np.full((2, 4), np.nan))
+        with pytest.raises(EdgeAdaptError, match="beyond float32"):
+            factors.int8_factors(np.full((8, 2), 1e30), np.full((2, 4), 1e30))
 
 
 @pytest.mark.parametrize("codec", [three_bit.quantise, int8.quantise, int4.quantise, int8.quantise_blockwise])
