@@ -28,6 +28,7 @@ FORMAT = 2  # 2: decoder graphs have the input logits_from
 MANIFEST = bundle_checks.MANIFEST
 Precision = Literal["fp32", "int8", "int4"]
 Device = Literal["rpi4", "generic"]
+FactorPrecision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -67,26 +68,38 @@ class BundleBackbone:
 
 @dataclass(frozen=True)
 class LowRankBlock:
-    """One module's factors: names of tensors a [d, r] and b [r, m]; m columns from `offset` of the packed product."""
+    """One module's factors: names of tensors a [d, r] and b [r, m]; m columns from `offset` of the packed product.
+
+    `scales` [r] float32 belong to int8 factors (codecs/factors.py); others have none.
+    """
 
     a: str
     b: str
     offset: int
+    scales: str | None = None
 
 
 @dataclass(frozen=True)
 class LowRankPart:
-    """The pair of graph inputs of one (packed) product of `width` columns, and what fills it."""
+    """The graph inputs of one (packed) product of `width` columns, and what fills them."""
 
     a_input: str
     b_input: str
     width: int
     blocks: tuple[LowRankBlock, ...]
+    scales_input: str | None = None
 
     def __post_init__(self) -> None:
         check_positive(self.a_input, width=self.width, blocks=len(self.blocks))
         if not all(0 <= block.offset < self.width for block in self.blocks):
             raise EdgeAdaptError(f"{self.a_input}: a block starts outside the {self.width} columns")
+        if any((block.scales is None) != (self.scales_input is None) for block in self.blocks):
+            raise EdgeAdaptError(f"{self.a_input}: all of its blocks have scales, or none and no input for them")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph inputs."""
+        return tuple(name for name in (self.a_input, self.b_input, self.scales_input) if name is not None)
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ class AdapterEntry:
             raise EdgeAdaptError(f"{where}: weights and parts are what kind 'lowrank' has, and no other kind")
         if (self.kind == "merged") == bool(self.inputs):
             raise EdgeAdaptError(f"{where}: kind {self.kind!r} with inputs {list(self.inputs)} does not fit together")
-        filled = [name for part in self.parts for name in (part.a_input, part.b_input)]
+        filled = [name for part in self.parts for name in part.inputs]
         if self.parts and sorted(filled) != sorted(self.inputs):
             raise EdgeAdaptError(f"{where}: its parts fill other inputs than it declares")
         names = [task.name for task in self.tasks]

@@ -133,12 +133,18 @@ def _check_factors(root: Path, adapter: AdapterEntry) -> None:
     known = shapes(path)
     for part in adapter.parts:
         for block in part.blocks:
-            a, b = (known.get(name, ("", ()))[1] for name in (block.a, block.b))
+            (kind, a), (other, b), scales = (
+                known.get(str(name), ("", ())) for name in (block.a, block.b, block.scales)
+            )
             if len(a) != 2 or len(b) != 2 or a[1] != b[0] or block.offset + b[1] > part.width:
                 raise EdgeAdaptError(
                     f"{path}: {block.a} {list(a)} and {block.b} {list(b)} do not fit at column {block.offset} "
                     f"of {part.width}"
                 )
+            if kind != other or (kind == "I8") != (block.scales is not None):
+                raise EdgeAdaptError(f"{path}: {block.a} is {kind} and {block.b} is {other}; int8 alone has scales")
+            if block.scales is not None and scales != ("F32", a[1:]):
+                raise EdgeAdaptError(f"{path}: {block.scales} is {scales[0]} {list(scales[1])}, not F32 {list(a[1:])}")
 
 
 def _has_key(value: Any, key: str) -> bool:

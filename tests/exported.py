@@ -15,15 +15,17 @@ class Exported:
     """`exported("himalaya", "int4")` is the path of that bundle; its adapter is called like the method."""
 
     root: Path
-    made: dict[tuple[str, str, bool], Path] = field(default_factory=dict)
+    made: dict[tuple[str, str, bool, str], Path] = field(default_factory=dict)
 
-    def __call__(self, method: str = "himalaya", precision: str = "fp32", *, merge: bool = False) -> Path:
-        key = (method, precision, merge)
+    def __call__(
+        self, method: str = "himalaya", precision: str = "fp32", *, merge: bool = False, factors: str = "fp32"
+    ) -> Path:
+        key = (method, precision, merge, factors)
         if key not in self.made:
-            self.made[key] = self._export(method, precision, merge)
+            self.made[key] = self._export(*key)
         return self.made[key]
 
-    def _export(self, method: str, precision: str, merge: bool) -> Path:
+    def _export(self, method: str, precision: str, merge: bool, factors: str) -> Path:
         from edgeadapt_export import export
 
         backbone, run = self.root / "backbone", self.root / "runs" / method
@@ -31,8 +33,16 @@ class Exported:
             tiny_backbone(backbone)
         if not run.exists():
             make_run(run, method, backbone)
-        target = self.root / f"{method}-{precision}{'-merged' if merge else ''}"
+        target = self.root / f"{method}-{precision}{'-merged' if merge else ''}-{factors}"
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("EDGEADAPT_CACHE", str(self.root / "cache"))
-            export(run, target, precision=precision, merge=merge, check=False, progress=lambda *_: None)  # type: ignore[arg-type]
+            export(
+                run,
+                target,
+                precision=precision,  # type: ignore[arg-type]
+                merge=merge,
+                factors=factors,  # type: ignore[arg-type]
+                check=False,
+                progress=lambda *_: None,
+            )
         return target

@@ -4,7 +4,8 @@ direction   its own graph turns the prompt's pooled embedding and a task id into
             Bound once per prompt. Switching the task is another task id.
 lowrank     its factors are the inputs. Modules that the base graph packs into one product share one pair:
                 A = [A_1 | A_2 ...]  [d, R]      B = block rows  [R, width],  B_i's columns from its offset on
-            so that x A B adds x A_i B_i to the columns of module i and nothing to the others.
+            so that x A B adds x A_i B_i to the columns of module i and nothing to the others. int8 factors bring their
+            scales s = [s_1 | s_2 ...]  [R].
 merged      lives in the base weights: no inputs, nothing to switch.
 """
 
@@ -85,12 +86,8 @@ class LowRankAdapter:
     def __init__(self, entry: AdapterEntry, weights: Path, inputs: Mapping[str, str]) -> None:
         self.name = entry.name
         self.tasks = entry.tasks
-        with safe_open(str(weights), framework="numpy") as tensors:
-            values = {name: array for part in entry.parts for name, array in pack(part, tensors.get_tensor).items()}
-        self._feeds = {
-            name: ort.OrtValue.ortvalue_from_numpy(array.astype(dtype_of(inputs[name])))
-            for name, array in values.items()
-        }
+        values = factors(entry.parts, weights, inputs)
+        self._feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in values.items()}
 
     def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
         return self._feeds
@@ -122,11 +119,30 @@ def load(entry: AdapterEntry, bundle: Bundle, inputs: Mapping[str, str], pool: P
     return StillAdapter(entry)
 
 
+def factors(parts: Sequence[LowRankPart], weights: Path, inputs: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The values of all inputs that `parts` fill, from the file of their tensors, in the types that the graph asks for.
+
+    Floating-point factors may be stored in another width than the graph's; int8 ones may not.
+    """
+    with safe_open(str(weights), framework="numpy") as tensors:
+        values = {name: array for part in parts for name, array in pack(part, tensors.get_tensor).items()}
+    for name, array in values.items():
+        wanted = dtype_of(inputs[name])
+        if array.dtype != wanted and np.int8 in (array.dtype, wanted):
+            raise EdgeAdaptError(f"{weights}: {name} is {array.dtype}, the graph wants {np.dtype(wanted)}")
+        values[name] = array.astype(wanted, copy=False)
+    return values
+
+
 def pack(part: LowRankPart, tensor: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
-    """The inputs of one packed product, A [d, R] and B [R, width] float32, from its blocks' A_i [d, r_i] and B_i."""
+    """The inputs of one packed product, A [d, R] and B [R, width], from its blocks' A_i [d, r_i] and B_i.
+
+    Both are int8 where the part has scales [R] float32, else float32.
+    """
     pairs = [(tensor(block.a), tensor(block.b), block.offset) for block in part.blocks]
     rank = sum(a.shape[1] for a, _, _ in pairs)
-    packed = np.zeros((rank, part.width), dtype=np.float32)
+    dtype = np.float32 if part.scales_input is None else np.int8
+    packed = np.zeros((rank, part.width), dtype=dtype)
     row = 0
     for a, b, offset in pairs:
         if a.shape[1] != b.shape[0] or offset + b.shape[1] > part.width:
@@ -135,12 +151,20 @@ def pack(part: LowRankPart, tensor: Callable[[str], np.ndarray]) -> dict[str, np
             )
         packed[row : row + b.shape[0], offset : offset + b.shape[1]] = b
         row += b.shape[0]
-    return {part.a_input: np.concatenate([a for a, _, _ in pairs], axis=1).astype(np.float32), part.b_input: packed}
+    down = np.concatenate([a for a, _, _ in pairs], axis=1)
+    values = {part.a_input: down.astype(dtype), part.b_input: packed}
+    if part.scales_input is not None:
+        values[part.scales_input] = np.concatenate([tensor(str(block.scales)) for block in part.blocks])
+    return values
 
 
-def dtype_of(kind: str) -> type[np.floating]:
+def dtype_of(kind: str) -> type[np.floating | np.int8]:
     """NumPy's type for ONNX Runtime's name of it."""
-    kinds: dict[str, type[np.floating]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    kinds: dict[str, type[np.floating | np.int8]] = {
+        "tensor(float)": np.float32,
+        "tensor(float16)": np.float16,
+        "tensor(int8)": np.int8,
+    }
     if kind not in kinds:
-        raise EdgeAdaptError(f"adapter inputs are float32 or float16, not {kind}")
+        raise EdgeAdaptError(f"adapter inputs are float32, float16 or int8, not {kind}")
     return kinds[kind]

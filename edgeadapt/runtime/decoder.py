@@ -21,6 +21,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.runtime.adapters import dtype_of
 from edgeadapt.runtime.kv_cache import PAST, KvCache, KvLayout
 
 IDS, MASK, LOGITS, LOGITS_FROM = "input_ids", "attention_mask", "logits", "logits_from"
@@ -196,11 +197,8 @@ def other_inputs(session: ort.InferenceSession) -> dict[str, ort.NodeArg]:
 
 def zero_of(item: ort.NodeArg) -> ort.OrtValue:
     """The value of an adapter input that changes nothing: zeros, with 1 for every dimension left open."""
-    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-    if item.type not in kinds:
-        raise EdgeAdaptError(f"adapter input {item.name} is {item.type}; float32 or float16 is wanted")
     shape = [size if isinstance(size, int) else 1 for size in item.shape]
-    return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=kinds[item.type]))
+    return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype_of(item.type)))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

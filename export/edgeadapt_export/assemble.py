@@ -19,6 +19,7 @@ from edgeadapt.bundle import (
     BundleBackbone,
     BundleManifest,
     Device,
+    FactorPrecision,
     Precision,
     published_bundle,
     seal,
@@ -79,6 +80,7 @@ def assemble(
     precision: Precision,
     device: Device,
     merge: bool,
+    factors: FactorPrecision,
     check: bool,
     backbone: str | None,
     progress: Progress,
@@ -90,7 +92,10 @@ def assemble(
         )
     opened = RunDir.open(run)
     method = deployer(opened.adapter.method)
-    adapter = StoredAdapter.of(opened)
+    if factors not in method.factors or (merge and factors != "fp32"):
+        known = "fp32, since they are merged" if merge else " or ".join(method.factors)
+        raise EdgeAdaptError(f"factors {factors!r}: for an adapter of method {opened.adapter.method!r} give {known}")
+    adapter = StoredAdapter.of(opened, factors)
     clock = Clock()
     with clock.time("backbone"):
         source = _backbone(opened, backbone)
@@ -139,7 +144,7 @@ def assemble(
                     items=items,
                     progress=progress,
                 )
-            if precision == "fp32":
+            if precision == "fp32" and factors != "int8":
                 figures.check()
         with clock.time("sealing"):
             progress("hashing and verifying the bundle", 0, None)
@@ -163,6 +168,7 @@ def assemble(
         backbone=source.id,
         method=opened.adapter.method,
         kind=deployed.kind,
+        factors=factors if deployed.kind == "lowrank" else None,
         precision=precision,
         device=device,
         size=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
@@ -294,7 +300,7 @@ def _entry(name: str, adapter: StoredAdapter, deployed: Deployed) -> AdapterEntr
         kind=deployed.kind,
         inputs=deployed.inputs,
         sites=adapter.manifest.sites,
-        bytes=adapter.manifest.bytes,
+        bytes=deployed.bytes or adapter.manifest.bytes,
         tasks=adapter.manifest.tasks,
         graph=file if deployed.kind == "direction" else None,
         weights=file if deployed.kind == "lowrank" else None,

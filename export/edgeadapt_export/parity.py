@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from edgeadapt.errors import CheckFailed
 from edgeadapt.progress import Progress, silent
 from edgeadapt.runtime import session
-from edgeadapt.runtime.adapters import pack, pooled_part
+from edgeadapt.runtime.adapters import factors, pooled_part
 from edgeadapt.tasks import TaskSpec, encode_prompt, encode_target
 from edgeadapt.text import TextCodec
 from edgeadapt_export.methods import Deployed, Deployer, StoredAdapter
@@ -173,8 +173,9 @@ class _Onnx:
         self._factors: dict[str, Array] = {}
         if deployed.kind == "direction" and file is not None:
             self._embed, self._direction = _session(bundle / graphs["embed"]), _session(file)
-        for part in deployed.parts:
-            self._factors |= pack(part, adapter.tensors.__getitem__)
+        if deployed.kind == "lowrank" and file is not None:
+            kinds = {item.name: item.type for item in self._base.get_inputs()}
+            self._factors = factors(deployed.parts, file, kinds)
 
     def logits(self, ids: NDArray[np.int64], item: PromptAndAnswer) -> NDArray[np.float32]:
         """[T, V]."""

@@ -24,7 +24,7 @@ _IR_VERSION = 10  # the newest that ONNX Runtime 1.20 reads
 def write_probes(bundle: Path, graphs: Iterable[Path]) -> dict[str, str]:
     """Write the probes of all ops of our domain that `graphs` use, in the forms that they use.
 
-    The form of an op shows in its number of inputs: a function cannot branch on an input that is not there.
+    The form of an op shows in which inputs are there: a function cannot branch on one that is not.
 
     Args:
         bundle: directory being built; the files go to its folder `probes`.
@@ -34,14 +34,14 @@ def write_probes(bundle: Path, graphs: Iterable[Path]) -> dict[str, str]:
         Manifest entries for `graphs`: "probe/<op>/<number>" -> path from the bundle's root.
     """
     used = {
-        (node.op_type, len(node.input))
+        (node.op_type, tuple(map(bool, node.input)))
         for path in graphs
         for node in onnx.load(str(path), load_external_data=False).graph.node
         if node.domain == DOMAIN
     }
     entries: dict[str, str] = {}
-    for name, arity in sorted(used):
-        for case in _signatures(OPS[name], arity):
+    for name, given in sorted(used):
+        for case in _signatures(OPS[name], given):
             number = sum(key.startswith(f"probe/{name}/") for key in entries)
             relative = f"{FOLDER}/{name}.{number}.onnx"
             (bundle / FOLDER).mkdir(exist_ok=True)
@@ -73,11 +73,11 @@ def probe(op: Op, case: Case) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _signatures(op: Op, arity: int) -> list[Case]:
-    """One case for every set of dtypes, ranks and attributes among the op's cases of so many inputs."""
+def _signatures(op: Op, given: tuple[bool, ...]) -> list[Case]:
+    """One case for every set of dtypes, ranks and attributes among the op's cases with these inputs."""
     found: dict[tuple[object, ...], Case] = {}
     for case in op.cases(np.random.default_rng(0)):
-        if len(op.arguments(case)) == arity:
+        if tuple(map(bool, op.arguments(case))) == given:
             inputs = tuple((name, str(value.dtype), value.ndim) for name, value in case.inputs.items())
             found.setdefault((inputs, tuple(case.attributes.items())), case)
     return list(found.values())

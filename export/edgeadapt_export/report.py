@@ -12,12 +12,16 @@ from edgeadapt_export.parity import Parity
 
 @dataclass(frozen=True)
 class ExportReport:
-    """`files`: bytes by name inside the bundle; `seconds`: by piece of work; `parity` is None if not asked for."""
+    """`files`: bytes by name inside the bundle; `seconds`: by piece of work; `parity` is None if not asked for.
+
+    `factors`: how wide a low-rank adapter's factors are in the graph; None for other adapters.
+    """
 
     bundle: Path
     backbone: str
     method: str
     kind: str
+    factors: str | None
     precision: str
     device: str
     size: int
@@ -31,8 +35,9 @@ class ExportReport:
     def summary(self) -> str:
         """A few lines for a person."""
         adapter = sum(size for name, size in self.files.items() if name.startswith("adapters/"))
+        kind = self.kind if self.factors is None else f"{self.kind}, factors in {self.factors}"
         lines = [
-            f"{self.bundle}: {self.backbone} in {self.precision} for {self.device}, {self.method} ({self.kind})",
+            f"{self.bundle}: {self.backbone} in {self.precision} for {self.device}, {self.method} ({kind})",
             f"  {self.size / 1e6:.1f} MB in all, {adapter:,} bytes of them the adapter's own files",
         ]
         if self.parity is not None:

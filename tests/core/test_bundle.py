@@ -108,6 +108,14 @@ def test_a_big_bundle_opens_fast_the_second_time(tmp_path: Path) -> None:
     assert time.perf_counter() - started < 0.25
 
 
+def with_scales(manifest: dict[str, Any]) -> None:
+    part = manifest["adapters"][1]["parts"][0]
+    part["scales_input"] = "lora.0.scales"
+    for block in part["blocks"]:
+        block["scales"] = "none"
+    manifest["adapters"][1]["inputs"].append("lora.0.scales")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -141,6 +149,8 @@ def test_a_big_bundle_opens_fast_the_second_time(tmp_path: Path) -> None:
         (lambda m: m["adapters"][1]["parts"][0]["blocks"][0].update(offset=5), "do not fit at column 5 of 12"),
         (lambda m: m["adapters"][1]["parts"][0]["blocks"][0].update(offset=-1), "starts outside"),
         (lambda m: m["adapters"][1]["parts"][0]["blocks"][0].update(a="nothing"), r"nothing \[\] .* do not fit"),
+        (lambda m: m["adapters"][1]["parts"][0]["blocks"][0].update(scales="q.s"), "all of its blocks have scales"),
+        (with_scales, "q.A is F16 and q.B is F16; int8 alone has scales"),
         (lambda m: m["backbone"].update(eos=[320]), "outside the vocabulary"),
         (lambda m: m["backbone"].update(num_layers=-1), "num_layers is -1"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from safetensors.numpy import load_file
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import EdgeAdaptError
@@ -206,6 +207,28 @@ def test_packing_puts_every_module_in_its_columns(exported: Exported) -> None:
         a, b = (tensors[name].astype(np.float32) for name in (block.a, block.b))
         expected[:, block.offset : block.offset + b.shape[1]] += x @ a @ b
     np.testing.assert_allclose(x @ packed[part.a_input] @ packed[part.b_input], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_factors_of_another_kind_than_the_graphs_are_refused(exported: Exported, precision: str) -> None:
+    bundle = Bundle.open(exported("lora", factors=precision))
+    entry = bundle.manifest.adapters[0]
+    other = dict.fromkeys(entry.inputs, "tensor(int8)" if precision == "fp32" else "tensor(float)")
+    with pytest.raises(EdgeAdaptError, match="the graph wants"):
+        adapters.factors(entry.parts, bundle.path(str(entry.weights)), other)
+
+
+def test_packing_keeps_every_modules_scales_in_order(exported: Exported) -> None:
+    bundle = Bundle.open(exported("lora", factors="int8"))
+    entry = bundle.manifest.adapters[0]
+    tensors = load_file(bundle.path(str(entry.weights)))
+    part = entry.parts[0]
+    packed = adapters.pack(part, tensors.__getitem__)
+    assert [packed[name].dtype for name in part.inputs] == [np.int8, np.int8, np.float32]
+    whole = (packed[part.inputs[0]] * packed[part.inputs[2]]) @ packed[part.b_input].astype(np.float32)
+    for block in part.blocks:
+        a, b, scales = (tensors[str(name)].astype(np.float32) for name in (block.a, block.b, block.scales))
+        np.testing.assert_allclose(whole[:, block.offset : block.offset + b.shape[1]], (a * scales) @ b, rtol=1e-5)
 
 
 def test_zero_of_leaves_open_sizes_one(exported: Exported) -> None:

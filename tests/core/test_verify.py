@@ -42,6 +42,15 @@ def test_lora_bundles_pass_too(exported: Exported) -> None:
     assert failed(verify(exported("lora", merge=True))) == []
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("factors", ["fp16", "int8"])
+def test_lora_bundles_with_narrow_factors_pass_too(exported: Exported, factors: str, precision: str) -> None:
+    report = verify(exported("lora", precision, factors=factors))
+    assert failed(report) == []
+    kind = {"fp16": "float16", "int8": "int8"}[factors]
+    assert f"op LowRankUpdate {kind}: body = reference" in [row.name for row in report.rows]
+
+
 def test_without_kernels_it_says_so(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEADAPT_OPS", "off")
     report = verify(exported())

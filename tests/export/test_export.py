@@ -19,8 +19,10 @@ from safetensors.numpy import load_file
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import CheckFailed, EdgeAdaptError
 from edgeadapt.files import sha256_of
+from edgeadapt.inspect import describe
 from edgeadapt.onnxscan import scan
 from edgeadapt.rundir import RunDir, write_adapter
+from edgeadapt.runtime.engine import Engine
 from edgeadapt.text import TextCodec
 from edgeadapt_export import ExportReport, export
 from edgeadapt_export.methods import StoredAdapter, deployer
@@ -98,6 +100,49 @@ def test_parity_asks_as_the_tasks_ask(tiny: Tiny) -> None:
     assert {item.task for item in made} == {0, 1}
     assert codec.decode(made[0].ids) == "Text: first text\nTopic: sport"
     assert codec.decode(made[0].ids[: made[0].prompt]) == "Text: first text\nTopic:"
+
+
+def test_fp16_factors_in_the_graph_are_the_numbers_of_fp32_ones(tiny: Tiny, tmp_path: Path) -> None:
+    run = run_of(tiny, tmp_path / "run", "lora")
+    for factors in ("fp32", "fp16"):
+        report = quiet(run, tmp_path / factors, precision="fp32", factors=factors, check=factors == "fp16")
+    assert report.parity is not None
+    assert report.parity.max_abs_logit_difference <= 1e-3
+    engines = [Engine.open(tmp_path / factors, ops="off") for factors in ("fp32", "fp16")]
+    for engine in engines:
+        engine.use("run")
+    np.testing.assert_array_equal(*(engine.prefill([1, 2, 3]) for engine in engines))
+
+
+def test_int8_factors_halve_the_file_and_hardly_change_what_the_adapter_does(tiny: Tiny, tmp_path: Path) -> None:
+    run = run_of(tiny, tmp_path / "run", "lora")
+    quiet(run, tmp_path / "fp32", precision="fp32", check=False)
+    report = quiet(run, tmp_path / "int8", precision="fp32", factors="int8")
+    assert "lora (lowrank, factors in int8)" in report.summary()
+    assert report.parity is not None
+    assert report.parity.mean_kl < 1e-4
+    exact, narrow = (Engine.open(tmp_path / factors, ops="off") for factors in ("fp32", "int8"))
+    prompts = np.random.default_rng(0).integers(3, 320, (16, 24))
+    bare = np.stack([exact.prefill(ids).copy() for ids in prompts])
+    exact.use("run")
+    narrow.use("run")
+    effect = np.stack([exact.prefill(ids).copy() for ids in prompts]) - bare
+    error = np.stack([narrow.prefill(ids).copy() for ids in prompts]) - bare - effect
+    assert np.linalg.norm(error) < 0.02 * np.linalg.norm(effect)
+    found = describe(tmp_path / "int8")["adapters"][0]
+    halved = run.adapter.bytes.deployed // 2 + 4 * 8 * 2 * tiny.shape.num_layers
+    assert found["adapter_bytes"]["deployed"] == sum(item["bytes"] for item in found["tensors"]) == halved
+    assert {item["dtype"] for item in found["tensors"]} == {"I8", "F32"}
+
+
+def test_other_factors_than_loras_own_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(EdgeAdaptError, match="factors 'int8': for an adapter of method 'himalaya' give fp32"):
+        quiet(run_of(tiny, tmp_path / "run"), tmp_path / "bundle", factors="int8")
+    lora = run_of(tiny, tmp_path / "lora", "lora")
+    with pytest.raises(EdgeAdaptError, match="give fp32, since they are merged"):
+        quiet(lora, tmp_path / "bundle", factors="int8", merge=True)
+    with pytest.raises(EdgeAdaptError, match="give fp32 or fp16 or int8"):
+        quiet(lora, tmp_path / "bundle", factors="int3")
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeadapt.bundle import LowRankPart
+from edgeadapt.bundle import FactorPrecision, LowRankPart
+from edgeadapt.manifest import AdapterBytes
 from edgeadapt.rundir import AdapterManifest, RunDir
 from edgeadapt_export.decoder_map import Geometry
 
@@ -20,28 +21,38 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """An adapter as a run stores it: its description and its tensors."""
+    """An adapter as a run stores it: its description and its tensors.
+
+    `factors`: how wide low-rank factors are to be in the graph; fp32 for every other adapter.
+    """
 
     manifest: AdapterManifest
     tensors: dict[str, Array]
+    factors: FactorPrecision = "fp32"
 
     @classmethod
-    def of(cls, run: RunDir) -> StoredAdapter:
-        return cls(run.adapter, run.tensors())
+    def of(cls, run: RunDir, factors: FactorPrecision = "fp32") -> StoredAdapter:
+        return cls(run.adapter, run.tensors(), factors)
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """The adapter's own file in a bundle and what it feeds."""
+    """The adapter's own file in a bundle and what it feeds. `bytes` if they are not those that the run stored."""
 
     kind: Literal["direction", "lowrank", "merged"]
     file: str | None
     inputs: tuple[str, ...]
     parts: tuple[LowRankPart, ...] = ()
+    bytes: AdapterBytes | None = None
 
 
 class Deployer(Protocol):
-    """One method. All of these raise EdgeAdaptError when the tensors do not fit the sites or the graph."""
+    """One method. All of these raise EdgeAdaptError when the tensors do not fit the sites or the graph.
+
+    factors: what `StoredAdapter.factors` may be.
+    """
+
+    factors: tuple[FactorPrecision, ...]
 
     def graft(self, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> None:
         """Put the method's sites into the base graph, the values being inputs of it."""

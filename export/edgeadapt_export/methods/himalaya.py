@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeadapt.bundle import FactorPrecision
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import DOMAIN, OPS, OPSET
 from edgeadapt.ops.himalaya_tables import Tables
@@ -43,6 +44,8 @@ _TABLES = tuple(Tables.__dataclass_fields__)
 
 class Himalaya:
     """See the module's docstring."""
+
+    factors: tuple[FactorPrecision, ...] = ("fp32",)
 
     def graft(self, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> None:
         kind, layers, modules = _sites(adapter)

@@ -1,7 +1,8 @@
 """LoRA on the device: unmerged, as factors that are inputs of the base graph; or merged into its weights.
 
 unmerged   y + (x A) B beside each linear layer (passes/graft_linear.py); adapters/<name>/adapter.safetensors holds the
-           stored float16 factors, layers.{l}.{module}.A [d_in, r] and .B [r, d_out], the scale folded into B
+           stored float16 factors, layers.{l}.{module}.A [d_in, r] and .B [r, d_out], the scale folded into B; or
+           int8 ones and their .scales [r] (codecs/factors.py). The graph takes them as fp32, fp16 or int8
 merged     W + A B, in float32, before anything is quantised: W [d_in, d_out] of the graph, or the module's columns of a
            packed one
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeadapt.bundle import LowRankBlock, LowRankPart
+from edgeadapt.bundle import FactorPrecision, LowRankBlock, LowRankPart
+from edgeadapt.codecs.factors import int8_factors
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.tensors import serialise
 from edgeadapt_export.decoder_map import Geometry, module_slice
@@ -33,6 +36,8 @@ WEIGHTS = "adapter.safetensors"
 class Lora:
     """See the module's docstring."""
 
+    factors: tuple[FactorPrecision, ...] = ("fp32", "fp16", "int8")
+
     def graft(self, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> None:
         layers, modules, rank = _sites(adapter)
         targets = parts(model, geometry, layers, modules, rank)
@@ -45,7 +50,7 @@ class Lora:
                         f"layers.{block.layer}.{block.module}: factors {a.shape} and {b.shape} do not fit the graph's "
                         f"{depths[part.linear]} x {block.width} at rank {rank}; give the backbone it was trained on"
                     )
-        apply(model, GraftLinear(targets, depths))
+        apply(model, GraftLinear(targets, depths, adapter.factors))
 
     def merge(self, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> None:
         layers, modules, _ = _sites(adapter)
@@ -63,10 +68,17 @@ class Lora:
 
     def write(self, folder: Path, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> Deployed:
         layers, modules, rank = _sites(adapter)
-        made = tuple(_filled(part) for part in parts(model, geometry, layers, modules, rank))
-        (folder / WEIGHTS).write_bytes(serialise(adapter.tensors))
-        inputs = tuple(name for part in made for name in (part.a_input, part.b_input))
-        return Deployed("lowrank", WEIGHTS, inputs, made)
+        scaled = adapter.factors == "int8"
+        made = tuple(_filled(part, scaled) for part in parts(model, geometry, layers, modules, rank))
+        tensors, stored = adapter.tensors, None
+        if scaled:
+            tensors = _int8(adapter)
+            terms = dict.fromkeys(modules, 0)
+            for name, array in tensors.items():
+                terms[name.split(".")[2]] += array.nbytes
+            stored = replace(adapter.manifest.bytes, terms=terms, deployed=sum(terms.values()))
+        (folder / WEIGHTS).write_bytes(serialise(tensors))
+        return Deployed("lowrank", WEIGHTS, tuple(name for part in made for name in part.inputs), made, stored)
 
     @contextlib.contextmanager
     def attach(self, torch_model: Any, adapter: StoredAdapter, pool: NDArray[np.float32], task: int) -> Iterator[None]:
@@ -83,11 +95,25 @@ class Lora:
             yield
 
 
-def _filled(part: Part) -> LowRankPart:
-    """What fills a part's two inputs, by the tensors' names."""
+def _filled(part: Part, scaled: bool) -> LowRankPart:
+    """What fills a part's inputs, by the tensors' names."""
     names = [(f"layers.{block.layer}.{block.module}", block.offset) for block in part.blocks]
-    blocks = tuple(LowRankBlock(f"{name}.A", f"{name}.B", offset) for name, offset in names)
-    return LowRankPart(part.a_input, part.b_input, part.width, blocks)
+    blocks = tuple(
+        LowRankBlock(f"{name}.A", f"{name}.B", offset, f"{name}.scales" if scaled else None) for name, offset in names
+    )
+    return LowRankPart(part.a_input, part.b_input, part.width, blocks, part.scales_input if scaled else None)
+
+
+def _int8(adapter: StoredAdapter) -> dict[str, NDArray[Any]]:
+    """The tensors of the bundle's file when the graph takes int8 factors."""
+    layers, modules, _ = _sites(adapter)
+    made: dict[str, NDArray[Any]] = {}
+    for layer in layers:
+        for module in modules:
+            a, b, scales = int8_factors(*_factors(adapter, layer, module))
+            name = f"layers.{layer}.{module}"
+            made |= {f"{name}.A": a, f"{name}.B": b, f"{name}.scales": scales}
+    return made
 
 
 def _sites(adapter: StoredAdapter) -> tuple[tuple[int, ...], tuple[str, ...], int]:

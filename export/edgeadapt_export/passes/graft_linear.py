@@ -3,7 +3,8 @@
 Rule    y' = LowRankUpdate(y, x, A, B), one per MatMul of the graph. Where q, k and v are one packed MatMul, one update
         serves them: A holds the modules' factors side by side, B stands them on a block diagonal at their columns, so
         that an update of q or v alone leaves the other columns as they are (zeros of B).
-Adds    inputs lora.{l}.{linear}.A [d_in, R] and lora.{l}.{linear}.B [R, width] float32, R = rank x modules in it.
+Adds    inputs lora.{l}.{linear}.A [d_in, R] and lora.{l}.{linear}.B [R, width], R = rank x modules in it, both float32,
+        float16 or int8; with int8 lora.{l}.{linear}.scales [R] float32.
 Needs   Every target exists; the graph has no LowRankUpdate yet.
 Leaves  One LowRankUpdate per target. B = 0 changes nothing, to the bit.
 """
@@ -15,12 +16,14 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgeadapt.bundle import FactorPrecision
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import DOMAIN
 from edgeadapt_export.decoder_map import Geometry, linears, module_slice, output_width
 from edgeadapt_export.passes.common import nodes
 
 OP = "LowRankUpdate"
+TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "int8": ir.DataType.INT8}
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class Part:
     def b_input(self) -> str:
         return f"lora.{self.layer}.{self.linear}.B"
 
+    @property
+    def scales_input(self) -> str:
+        return f"lora.{self.layer}.{self.linear}.scales"
+
 
 def parts(
     model: ir.Model, geometry: Geometry, layers: tuple[int, ...], modules: tuple[str, ...], rank: int
@@ -73,10 +80,11 @@ def parts(
 class GraftLinear(ir.passes.InPlacePass):
     """See the module's docstring."""
 
-    def __init__(self, targets: tuple[Part, ...], depths: Mapping[str, int]) -> None:
+    def __init__(self, targets: tuple[Part, ...], depths: Mapping[str, int], factors: FactorPrecision = "fp32") -> None:
         """`depths`: input width of each linear layer by name."""
         self.targets = targets
         self.depths = depths
+        self.factors = factors
 
     def requires(self, model: ir.Model) -> None:
         known = linears(model)
@@ -88,14 +96,18 @@ class GraftLinear(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         known = linears(model)
-        floats = ir.TensorType(ir.DataType.FLOAT)
+        kind = ir.TensorType(TYPES[self.factors])
         for part in self.targets:
             linear = known[part.layer, part.linear]
-            down = ir.Value(name=part.a_input, type=floats, shape=ir.Shape([self.depths[part.linear], part.rank]))
-            up = ir.Value(name=part.b_input, type=floats, shape=ir.Shape([part.rank, part.width]))
-            model.graph.inputs.extend([down, up])
-            y = linear.y
-            update = ir.node(OP, [y, linear.x, down, up], domain=DOMAIN, name=_name(part))
+            down = ir.Value(name=part.a_input, type=kind, shape=ir.Shape([self.depths[part.linear], part.rank]))
+            up = ir.Value(name=part.b_input, type=kind, shape=ir.Shape([part.rank, part.width]))
+            factors = [down, up]
+            if self.factors == "int8":
+                floats = ir.TensorType(ir.DataType.FLOAT)
+                factors.append(ir.Value(name=part.scales_input, type=floats, shape=ir.Shape([part.rank])))
+            model.graph.inputs.extend(factors)
+            y, no_index = linear.y, [None] * (len(factors) - 2)
+            update = ir.node(OP, [y, linear.x, down, up, *no_index, *factors[2:]], domain=DOMAIN, name=_name(part))
             update.outputs[0].name = f"/lora/layers.{part.layer}/{part.linear}/output_0"
             update.outputs[0].type, update.outputs[0].shape = y.type, y.shape
             y.replace_all_uses_with(update.outputs[0])
