@@ -40,7 +40,7 @@ format: $(INSTALLED)  ## put the sources into the shape that lint wants
 	@$(BIN)/clang-format -i $$(git ls-files '*.cc' '*.h')
 
 bench: $(INSTALLED) demo/bundle/edgeadapt.json  ## measure the demo's bundle beside its baselines
-	@$(BIN)/edgeadapt bench demo/bundle --json demo/bench.json
+	@$(BIN)/edgeadapt bench demo/bundle --json demo/bench.json --html demo/bench.html
 
 demo/bundle/edgeadapt.json:
 	@$(MAKE) demo

@@ -38,12 +38,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure to be seen first."""
+    """A figure to be seen first; `more` are lines below it."""
 
     name: str
     value: str
     unit: str
-    more: str
+    more: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -344,25 +344,27 @@ def _tiles(result: Result) -> list[Tile]:
         if result.emulated:
             number, _, unit = shown(row["instructions"], "instructions").partition(" ")
             bare = result.of(phase).get(BARE)
-            against = "" if bare is None or bare is row else f"{row['instructions'] / bare['instructions']:.4f} x bare"
-            tiles.append(Tile(_PHASES[phase][0], number, f"{unit} instructions{per}", against))
+            against = (
+                [] if bare is None or bare is row else [f"{row['instructions'] / bare['instructions']:.4f} x bare"]
+            )
+            tiles.append(Tile(_PHASES[phase][0], number, f"{unit} instructions{per}", tuple(against)))
             continue
         number, _, unit = shown(row["p50"], "s").partition(" ")
         more = [f"{digits(1 / row['p50'])} tokens/s"] if phase == "decode" else []
         more += [f"{tables.ratio(row['ratio_to_bare'])} x bare"] if row["ratio_to_bare"] else []
-        tiles.append(Tile(_PHASES[phase][0], number, f"{unit}{per}", ", ".join(more)))
+        tiles.append(Tile(_PHASES[phase][0], number, f"{unit}{per}", tuple(more)))
     for item in result.memory:
         if item["variant"] == name:
             number, _, unit = shown(item["peak_bytes"], "bytes").partition(" ")
             tiles.append(
-                Tile("Peak memory", number, unit, f"{shown(item['increase_bytes'], 'bytes')} of it the model's")
+                Tile("Peak memory", number, unit, (f"{shown(item['increase_bytes'], 'bytes')} of it the model's",))
             )
             size = sum(result.files(item["bundle"]).values())
             if size:
                 number, _, unit = shown(size, "bytes").partition(" ")
                 adapters = _parts(result.files(item["bundle"]))["adapters"]
                 tiles.append(
-                    Tile("On disk", number, unit, f"{shown(adapters, 'bytes')} of it adapters" if adapters else "")
+                    Tile("On disk", number, unit, (f"{shown(adapters, 'bytes')} of it adapters",) if adapters else ())
                 )
     return tiles
 
