@@ -33,7 +33,8 @@ class Exported:
             tiny_backbone(backbone)
         if not run.exists():
             make_run(run, method, backbone)
-        target = self.root / f"{method}-{precision}{'-merged' if merge else ''}-{factors}"
+        name = f"{method}-{precision}{'-merged' if merge else ''}"
+        target = self.root / (name if factors == "fp32" else f"{name}-{factors}")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("EDGEADAPT_CACHE", str(self.root / "cache"))
             export(
