@@ -56,7 +56,7 @@ class Effort:
     opening: until two windows agree, or a cap.
     """
 
-    samples: int = 100
+    samples: int = 200
     openings: int = 20
     seconds: float = 10.0
     most: int = 300
