@@ -6,29 +6,24 @@
 // is read before it is written, so y may take a's buffer.
 #include <cmath>
 
-#include "cpu.h"
+#include "fours.h"
 #include "ops.h"
 
 namespace edgeadapt {
 namespace {
 
-typedef float V __attribute__((vector_size(16)));
-typedef float VUnaligned __attribute__((vector_size(16), aligned(alignof(float)), may_alias));
-
-inline V Load(const float* p) { return *reinterpret_cast<const VUnaligned*>(p); }
-inline void Store(float* p, V v) { *reinterpret_cast<VUnaligned*>(p) = v; }
-inline float Sum(V a, V b) {
-  const V v = a + b;
+inline float Sum(Four a, Four b) {
+  const Four v = a + b;
   return (v[0] + v[1]) + (v[2] + v[3]);
 }
 
 void Row(const float* a, const float* b, const float* gamma, const float* beta, float epsilon, float* y, size_t d) {
   const size_t whole = d / 8 * 8;
-  V sums[2] = {};
+  Four sums[2] = {};
   for (size_t i = 0; i < whole; i += 8) {
-    const V first = Load(a + i) + Load(b + i), second = Load(a + i + 4) + Load(b + i + 4);
-    Store(y + i, first);
-    Store(y + i + 4, second);
+    const Four first = LoadFour(a + i) + LoadFour(b + i), second = LoadFour(a + i + 4) + LoadFour(b + i + 4);
+    StoreFour(y + i, first);
+    StoreFour(y + i + 4, second);
     sums[0] += first;
     sums[1] += second;
   }
@@ -36,9 +31,9 @@ void Row(const float* a, const float* b, const float* gamma, const float* beta, 
   for (size_t i = whole; i < d; ++i) mean += y[i] = a[i] + b[i];
   mean /= static_cast<float>(d);
 
-  V squares[2] = {};
+  Four squares[2] = {};
   for (size_t i = 0; i < whole; i += 8) {
-    const V first = Load(y + i) - mean, second = Load(y + i + 4) - mean;
+    const Four first = LoadFour(y + i) - mean, second = LoadFour(y + i + 4) - mean;
     squares[0] += first * first;
     squares[1] += second * second;
   }
@@ -47,24 +42,19 @@ void Row(const float* a, const float* b, const float* gamma, const float* beta, 
   const float scale = 1.0f / std::sqrt(variance / static_cast<float>(d) + epsilon);
 
   for (size_t i = 0; i < whole; i += 8) {
-    const V first = (Load(y + i) - mean) * scale, second = (Load(y + i + 4) - mean) * scale;
-    Store(y + i, first * Load(gamma + i) + Load(beta + i));
-    Store(y + i + 4, second * Load(gamma + i + 4) + Load(beta + i + 4));
+    const Four first = (LoadFour(y + i) - mean) * scale, second = (LoadFour(y + i + 4) - mean) * scale;
+    StoreFour(y + i, first * LoadFour(gamma + i) + LoadFour(beta + i));
+    StoreFour(y + i + 4, second * LoadFour(gamma + i + 4) + LoadFour(beta + i + 4));
   }
   for (size_t i = whole; i < d; ++i) y[i] = (y[i] - mean) * scale * gamma[i] + beta[i];
 }
 
-struct AddLayerNorm {
+struct AddLayerNorm : PlainKernel {
   static constexpr const char* kName = "AddLayerNorm";
   static constexpr Input kInputs[] = {{"a", kFloat}, {"b", kFloat}, {"gamma", kFloat}, {"beta", kFloat}};
   static constexpr int kInPlace = 0;
 
   float epsilon;
-
-  bool Select() {
-    Isa best;
-    return BestIsa(&best);
-  }
 
   OrtStatus* Load(const NodeInfo& node) {
     if (OrtStatus* status = node.Get("epsilon", &epsilon)) return status;

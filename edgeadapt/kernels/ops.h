@@ -2,6 +2,7 @@
 // registration.cc.
 #pragma once
 
+#include "cpu.h"
 #include "ort.h"
 #include "vectors.h"
 
@@ -14,6 +15,14 @@ struct VectorKernel {
   bool Select() {
     vectors = SelectVectors();
     return vectors != nullptr;
+  }
+};
+
+// A kernel without a table of loops; it still refuses an EDGEADAPT_OPS_ISA that cannot be.
+struct PlainKernel {
+  bool Select() {
+    Isa best;
+    return BestIsa(&best);
   }
 };
 

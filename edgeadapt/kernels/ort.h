@@ -337,8 +337,8 @@ struct Op : OrtCustomOp {
     };
   }
 
-  // Every op of this library has one output, shaped like its first input, but for the last dimension where the kernel
-  // says so. Inference needs an OrtApi, and InferOutputShapeFn is handed none: the registration knows it.
+  // Every output of this library's ops is shaped like the first input, but for the last dimension where the kernel says
+  // so. Inference needs an OrtApi, and InferOutputShapeFn is handed none: the registration knows it.
   void InferShapesWith(const OrtApi* api) {
     api_ = api;
     InferOutputShapeFn = [](const OrtCustomOp* op, OrtShapeInferContext* context) -> OrtStatusPtr {

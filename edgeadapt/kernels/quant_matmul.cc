@@ -133,7 +133,6 @@ struct QuantMatMul {
     }
     bool ok() const { return memory_.ok(); }
     size_t count() const { return count_; }
-    size_t at_once() const { return at_once_; }
     QuantRows operator[](size_t p) const {
       int8_t* start = memory_.get() + p * stride();
       void* numbers = start + codes_;
@@ -228,17 +227,6 @@ struct QuantMatMul {
 };
 
 }  // namespace
-
-// On x86-64 stock ONNX Runtime has fast kernels of its own for the op's body, and the body runs there, unless a test
-// asks for these loops by setting EDGEADAPT_OPS_ISA.
-bool QuantMatMulPays() {
-#if defined(__x86_64__)
-  const char* asked = std::getenv("EDGEADAPT_OPS_ISA");
-  return asked != nullptr && *asked != '\0';
-#else
-  return true;
-#endif
-}
 
 OrtCustomOp* MakeQuantMatMul(const OrtApi* api) { return MakeOp<QuantMatMul>(api); }
 

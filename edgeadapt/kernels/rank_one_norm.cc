@@ -2,7 +2,7 @@
 //
 //   a, b, y, s = h'  float32 [B, T, d]        r, u  float32 [B, 1, d]        gamma  float32 [d]
 //
-// A row is read before it is written, so either output may take a's buffer.
+// h' is formed in s, row by row, and normalised from there.
 #include <cmath>
 
 #include "ops.h"

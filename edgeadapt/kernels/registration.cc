@@ -3,22 +3,23 @@
 
 #include "ops.h"
 
-// The ops of this library: a line each.
-#define EDGEADAPT_OPS(X) \
-  X(RankOneUpdate)       \
-  X(RankOneNorm)         \
-  X(LowRankUpdate)       \
-  X(QuantMatMul)         \
-  X(TanhGelu)            \
-  X(AddLayerNorm)        \
+// The ops of this library, a line each: those of adapters, which pay everywhere, and those of the backbone itself.
+#define EDGEADAPT_ADAPTER_OPS(X) \
+  X(RankOneUpdate)               \
+  X(RankOneNorm)                 \
+  X(LowRankUpdate)               \
   X(HimalayaDirection)
+#define EDGEADAPT_BACKBONE_OPS(X) \
+  X(QuantMatMul)                  \
+  X(TanhGelu)                     \
+  X(AddLayerNorm)
 
 namespace edgeadapt {
 
 #define EDGEADAPT_DECLARE(name) OrtCustomOp* Make##name(const OrtApi* api);
-EDGEADAPT_OPS(EDGEADAPT_DECLARE)
+EDGEADAPT_ADAPTER_OPS(EDGEADAPT_DECLARE)
+EDGEADAPT_BACKBONE_OPS(EDGEADAPT_DECLARE)
 #undef EDGEADAPT_DECLARE
-bool QuantMatMulPays();
 
 namespace {
 
@@ -26,17 +27,27 @@ constexpr const char* kDomain = "edgeadapt";
 
 // A process may hold more than one copy of ONNX Runtime (its Python package and another engine's, for example). Each
 // gets its own domain and ops, made once and never released: they must outlive every session that uses them.
-// Of each there are two, with the backbone's own ops (QuantMatMul and what stands behind it) and without: whether they
-// pay is asked anew for every session.
+// Of each there are two, with the backbone's ops and without: whether they pay is asked anew for every session.
 struct Runtime {
   const OrtApiBase* base;
-  bool quantised;
+  bool backbone;
   OrtCustomOpDomain* domain;
   Runtime* next;
 };
 
 pthread_mutex_t g_lock = PTHREAD_MUTEX_INITIALIZER;
 Runtime* g_runtimes = nullptr;
+
+// On x86-64 stock ONNX Runtime has fast kernels of its own for the bodies of the backbone's ops, and they run there,
+// unless a test asks for ours by setting EDGEADAPT_OPS_ISA.
+bool BackboneOpsPay() {
+#if defined(__x86_64__)
+  const char* asked = std::getenv("EDGEADAPT_OPS_ISA");
+  return asked != nullptr && *asked != '\0';
+#else
+  return true;
+#endif
+}
 
 // Before 1.24, ONNX Runtime's shape inference of a custom op reads the type of an optional input that is left out
 // between two others, and the process ends there. An op that can have such a gap goes without inference on those.
@@ -54,33 +65,39 @@ bool InferenceMayCrash(const OrtApiBase* base, const OrtCustomOp* op) {
   return optional > 1;
 }
 
-OrtStatus* MakeDomain(const OrtApiBase* base, const OrtApi* api, bool quantised, OrtCustomOpDomain** domain) {
+OrtStatus* MakeDomain(const OrtApiBase* base, const OrtApi* api, bool backbone, OrtCustomOpDomain** domain) {
   using Maker = OrtCustomOp* (*)(const OrtApi*);
 #define EDGEADAPT_ENTRY(name) Make##name,
-  constexpr Maker kMakers[] = {EDGEADAPT_OPS(EDGEADAPT_ENTRY)};
+  constexpr Maker kAdapters[] = {EDGEADAPT_ADAPTER_OPS(EDGEADAPT_ENTRY)};
+  constexpr Maker kBackbone[] = {EDGEADAPT_BACKBONE_OPS(EDGEADAPT_ENTRY)};
 #undef EDGEADAPT_ENTRY
   if (OrtStatus* status = api->CreateCustomOpDomain(kDomain, domain)) return status;
-  for (const Maker make : kMakers) {
-    const bool a_backbones_own = make == MakeQuantMatMul || make == MakeTanhGelu || make == MakeAddLayerNorm;
-    if (a_backbones_own && !quantised) continue;  // its body is faster here
+  const auto add = [&](Maker make) -> OrtStatus* {
     OrtCustomOp* op = make(api);
     if (op == nullptr) return api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
     if (InferenceMayCrash(base, op)) op->InferOutputShapeFn = nullptr;
-    if (OrtStatus* status = api->CustomOpDomain_Add(*domain, op)) return status;
+    return api->CustomOpDomain_Add(*domain, op);
+  };
+  for (const Maker make : kAdapters) {
+    if (OrtStatus* status = add(make)) return status;
+  }
+  for (const Maker make : kBackbone) {
+    if (!backbone) break;
+    if (OrtStatus* status = add(make)) return status;
   }
   return nullptr;
 }
 
 OrtStatus* FindOrMakeDomain(const OrtApiBase* base, const OrtApi* api, OrtCustomOpDomain** domain) {
-  const bool quantised = QuantMatMulPays();
+  const bool backbone = BackboneOpsPay();
   for (const Runtime* runtime = g_runtimes; runtime != nullptr; runtime = runtime->next) {
-    if (runtime->base == base && runtime->quantised == quantised) {
+    if (runtime->base == base && runtime->backbone == backbone) {
       *domain = runtime->domain;
       return nullptr;
     }
   }
-  if (OrtStatus* status = MakeDomain(base, api, quantised, domain)) return status;
-  auto* runtime = Make<Runtime>(base, quantised, *domain, g_runtimes);
+  if (OrtStatus* status = MakeDomain(base, api, backbone, domain)) return status;
+  auto* runtime = Make<Runtime>(base, backbone, *domain, g_runtimes);
   if (runtime == nullptr) return api->CreateStatus(ORT_FAIL, "edgeadapt: out of memory");
   g_runtimes = runtime;
   return nullptr;

@@ -5,7 +5,7 @@
 // exp(-t) = 2^a with a = x (k0 + k1 x^2) is 2^n p(a - n), n the nearest integer and p a polynomial on [-1/2, 1/2] with
 // a relative error of 1.1e-7. One walk, four numbers at a time on every processor: this op is registered where stock
 // ONNX Runtime is slower (Cortex-A72), and there registers hold four.
-#include "cpu.h"
+#include "fours.h"
 #include "ops.h"
 
 #if defined(__aarch64__)
@@ -15,56 +15,49 @@
 namespace edgeadapt {
 namespace {
 
-typedef float V __attribute__((vector_size(16)));
-typedef float VUnaligned __attribute__((vector_size(16), aligned(alignof(float)), may_alias));
 typedef uint32_t U __attribute__((vector_size(16)));  // of floats' bits: sums may wrap around
 
 // A NaN stays a NaN.
-inline V Clamp(V a, float low, float high) {
+inline Four Clamp(Four a, float low, float high) {
 #if defined(__aarch64__)
-  return reinterpret_cast<V>(
+  return reinterpret_cast<Four>(
       vminq_f32(vmaxq_f32(reinterpret_cast<float32x4_t>(a), vdupq_n_f32(low)), vdupq_n_f32(high)));
 #else
-  const V least = V{} + low, most = V{} + high;
+  const Four least = Four{} + low, most = Four{} + high;
   a = a < least ? least : a;
   return a > most ? most : a;
 #endif
 }
 
-inline V Gelu(V x) {
+inline Four Gelu(Four x) {
   constexpr float k0 = -2.302208198f, k1 = -0.1029432396f;  // -2 sqrt(2 / pi) / log(2), and 0.044715 of it
   constexpr float kShift = 12582912.0f;                     // 1.5 * 2^23: what is added to it is rounded to an integer
-  const V a = Clamp(x * (k0 + k1 * (x * x)), -126.0f, 126.0f);
-  const V shifted = a + kShift;
-  const V r = a - (shifted - kShift);
-  V p = 9.671697938e-3f + r * 1.321867248e-3f;
+  const Four a = Clamp(x * (k0 + k1 * (x * x)), -126.0f, 126.0f);
+  const Four shifted = a + kShift;
+  const Four r = a - (shifted - kShift);
+  Four p = 9.671697938e-3f + r * 1.321867248e-3f;
   p = 5.550892952e-2f + r * p;
   p = 2.402223800e-1f + r * p;
   p = 6.931468559e-1f + r * p;
   p = 1.0f + r * p;
-  const V power = reinterpret_cast<V>(reinterpret_cast<U>(p) + (reinterpret_cast<U>(shifted) << 23));
+  const Four power = reinterpret_cast<Four>(reinterpret_cast<U>(p) + (reinterpret_cast<U>(shifted) << 23));
   return x / (1.0f + power);
 }
 
 void Walk(const float* x, float* z, size_t n) {
   const float* const end = x + n;
   for (; x + 8 <= end; x += 8, z += 8) {
-    const V first = *reinterpret_cast<const VUnaligned*>(x), second = *reinterpret_cast<const VUnaligned*>(x + 4);
-    *reinterpret_cast<VUnaligned*>(z) = Gelu(first);
-    *reinterpret_cast<VUnaligned*>(z + 4) = Gelu(second);
+    const Four first = LoadFour(x), second = LoadFour(x + 4);
+    StoreFour(z, Gelu(first));
+    StoreFour(z + 4, Gelu(second));
   }
-  for (; x < end; ++x, ++z) *z = Gelu(V{*x})[0];
+  for (; x < end; ++x, ++z) *z = Gelu(Four{*x})[0];
 }
 
-struct TanhGelu {
+struct TanhGelu : PlainKernel {
   static constexpr const char* kName = "TanhGelu";
   static constexpr Input kInputs[] = {{"x", kFloat}};
   static constexpr int kInPlace = 0;
-
-  bool Select() {
-    Isa best;
-    return BestIsa(&best);
-  }
 
   OrtStatus* Compute(Context& context) const {
     Tensor x;
