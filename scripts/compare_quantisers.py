@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from edgeadapt.backbones import resolve
 from edgeadapt.codecs import BlockQuantised
 from edgeadapt.files import write_atomic, write_json
+from edgeadapt.runtime.kv_cache import empty_past
 from edgeadapt.runtime.session import create
 from edgeadapt.tasks import encode_prompt, encode_target
 from edgeadapt.text import TextCodec
@@ -62,11 +63,7 @@ def sequences(codec: TextCodec, positions: int) -> list[list[int]]:
 def logits(path: Path, texts: list[list[int]]) -> Iterator[Logits]:
     """[T, V] of each text."""
     session = create(path, threads=1, ops="off")
-    past = {
-        item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)
-        for item in session.get_inputs()
-        if item.name.startswith("past_key_values.")
-    }
+    past = empty_past(session)
     for text in texts:
         ids = np.array([text], np.int64)
         yield session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids), **past})[0][0]

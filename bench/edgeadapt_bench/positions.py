@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgeadapt.runtime.decoder import IDS, LOGITS, MASK
-from edgeadapt.runtime.kv_cache import PAST
+from edgeadapt.runtime.kv_cache import empty_past
 from edgeadapt.runtime.session import create
 
 BEST = 8
@@ -26,10 +26,7 @@ BEST = 8
 
 def likeliest(session: ort.InferenceSession, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Tokens and logits [len(ids), BEST] of one text, run at once with nothing before it."""
-    feeds: dict[str, NDArray[np.int64] | NDArray[np.float32]] = {IDS: ids[None], MASK: np.ones((1, len(ids)), np.int64)}
-    for item in session.get_inputs():
-        if item.name.startswith(PAST):
-            feeds[item.name] = np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)
+    feeds = {IDS: ids[None], MASK: np.ones((1, len(ids)), np.int64), **empty_past(session)}
     (logits,) = session.run([LOGITS], feeds)
     tokens = np.argsort(-logits[0], axis=1, kind="stable")[:, :BEST]
     return tokens, np.take_along_axis(logits[0], tokens, axis=1)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from edgeadapt.bundle import MANIFEST, Bundle
+from edgeadapt.files import sha256_of
 from edgeadapt_bench.bandwidth import Bandwidth
-from edgeadapt_bench.baselines import BARE
+from edgeadapt_bench.baselines import BARE, Variant
 from edgeadapt_bench.devices.base import UNKNOWN, Conditions, Fingerprint
 from edgeadapt_bench.statistics import Ratio, Summary
 from edgeadapt_bench.workloads import UNITS, Phase
@@ -33,6 +36,22 @@ class Origin:
     threads: int
     ops: str
     note: str
+
+    @classmethod
+    def of(cls, variant: Variant, threads: int, ops: str) -> Origin:
+        """Of a variant as it was run; `ops` is "library" or "bodies"."""
+        bundle = Bundle.open(variant.bundle)
+        return cls(
+            variant=variant.name,
+            bundle=str(variant.bundle),
+            bundle_sha256=sha256_of(bundle.root / MANIFEST),
+            graph=variant.graph,
+            adapter=variant.adapter,
+            precision=bundle.manifest.precision,
+            threads=threads,
+            ops=ops,
+            note=variant.note,
+        )
 
     def to_json(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -166,6 +185,19 @@ class BenchReport:
         lines.append("samples in openings: " + ", ".join(f"{phase} {count}" for phase, count in counts.items()))
         lines.append(f"load average {self.before.load_average:.1f} before, {self.after.load_average:.1f} after")
         return [*lines, *(f"INVALID: {problem}" for problem in self.problems)]
+
+
+def now() -> str:
+    """When a row began, in ISO 8601 and UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def sizes(variants: Sequence[Variant]) -> dict[str, dict[str, int]]:
+    """Of every bundle that variants come from: its files' sizes in bytes."""
+    return {
+        str(path): {name: entry.size for name, entry in Bundle.open(path).manifest.files.items()}
+        for path in dict.fromkeys(variant.bundle for variant in variants)
+    }
 
 
 def problems(before: Conditions, after: Conditions) -> list[str]:

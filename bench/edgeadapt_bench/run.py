@@ -13,25 +13,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from edgeadapt.bundle import Bundle
-from edgeadapt.files import sha256_of, write_json
+from edgeadapt.files import write_json
 from edgeadapt_bench import bandwidth, devices, statistics
 from edgeadapt_bench.baselines import BARE, Variant, variants
 from edgeadapt_bench.devices import Device, Worker, emulated
 from edgeadapt_bench.emulation.bench import EmulatedReport
 from edgeadapt_bench.emulation.bench import bench as emulated_bench
-from edgeadapt_bench.report import BenchReport, Memory, Origin, Row
+from edgeadapt_bench.report import BenchReport, Memory, Origin, Row, now, sizes
 from edgeadapt_bench.workloads import PHASES, QUICK, SHARES, SWITCHES, THOROUGH, Effort, Phase, Workload
 
 Tell = Callable[[str], None]
+Report = TypeVar("Report", BenchReport, EmulatedReport)
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,14 @@ def bench(
         EdgeAdaptError: unusable bundle, unknown baseline or device, or a worker that failed.
     """
     began = time.monotonic()
-    started = _now()
+    started = now()
     say = tell or (lambda line: print(line, file=sys.stderr, flush=True))
     work = workload or Workload()
     plan = effort or (QUICK if quick else THOROUGH)
     chosen = variants(Bundle.open(bundle), baselines)
     if emulated.is_emulated(device):
-        return emulated_bench(
-            chosen, device=device, threads=threads, quick=quick, json_out=json_out, workload=work, tell=say
-        )
+        counted = emulated_bench(chosen, device=device, threads=threads, quick=quick, workload=work, tell=say)
+        return _written(counted, json_out)
     where = devices.choose(device)
     before = where.conditions()
     memory_bandwidth = bandwidth.measure(threads)
@@ -97,11 +96,15 @@ def bench(
         quick=quick,
         rows=rows,
         memory=memory,
-        sizes={str(path): _sizes(path) for path in dict.fromkeys(variant.bundle for variant in chosen)},
+        sizes=sizes(chosen),
         memory_bandwidth=memory_bandwidth,
     )
-    if json_out is not None:
-        write_json(json_out, report.to_json())
+    return _written(report, json_out)
+
+
+def _written(report: Report, path: Path | None) -> Report:
+    if path is not None:
+        write_json(path, report.to_json())
     return report
 
 
@@ -133,14 +136,14 @@ def _measure(run: _Bench) -> tuple[list[Row], list[Memory]]:
     """Open all variants again and again; their turns in all openings together are a phase's samples."""
     rng = np.random.default_rng(run.plan.seed)
     names = [variant.name for variant in run.variants]
-    started: dict[Phase, str] = {"load": _now()}
+    started: dict[Phase, str] = {"load": now()}
     taken: dict[Phase, dict[str, list[Turns]]] = {phase: {} for phase in PHASES}
 
     def measure(workers: Mapping[str, Worker], phases: Sequence[Phase], plan: Effort, begin: float) -> None:
         for name, worker in workers.items():
             taken["load"].setdefault(name, []).append([_turn(worker.opened)])
         for phase in phases:
-            started.setdefault(phase, _now())
+            started.setdefault(phase, now())
             end = None if plan.total_seconds is None else begin + plan.total_seconds * SHARES[phase]
             for name, turns in interleave(workers, _asker(phase, run.work), plan, end).items():
                 taken[phase].setdefault(name, []).append(turns)
@@ -150,7 +153,10 @@ def _measure(run: _Bench) -> tuple[list[Row], list[Memory]]:
         first = time.monotonic()
         whole = affordable(run.plan, first - run.began)
         plan = whole.per_opening()
-        origins = {variant.name: _origin(variant, workers[variant.name], run.threads) for variant in run.variants}
+        origins = {
+            variant.name: Origin.of(variant, run.threads, workers[variant.name].opened["ops"])
+            for variant in run.variants
+        }
         run.say(f"measuring, opening 1 of {whole.openings}")
         measure(workers, list(SHARES), plan, first)
         memory = [_memory(origins[name], workers[name]) for name in names]
@@ -254,7 +260,7 @@ def _turn(answer: Mapping[str, Any]) -> Turn:
 def _rows(
     taken: Mapping[str, list[Turns]], origins: Mapping[str, Origin], work: Workload, phase: Phase, started: str
 ) -> list[Row]:
-    sizes = {"name": work.name, "prompt_tokens": work.prompt_tokens, "decode_tokens": work.decode_tokens, "batch": 1}
+    workload = {"name": work.name, "prompt_tokens": work.prompt_tokens, "decode_tokens": work.decode_tokens, "batch": 1}
     bare = taken.get(BARE)
     rows = []
     for name, openings in taken.items():
@@ -266,32 +272,13 @@ def _rows(
             ratios = [
                 statistics.paired_ratio(_means(openings, clock), _means(bare, clock)) for clock in ("wall", "cpu")
             ]
-        rows.append(Row(origins[name], sizes, phase, started, wall, cpu, summary, ratios[0], ratios[1]))
+        rows.append(Row(origins[name], workload, phase, started, wall, cpu, summary, ratios[0], ratios[1]))
     return rows
 
 
 def _memory(origin: Origin, worker: Worker) -> Memory:
     answer = worker.call("memory")
     return Memory(origin, peak=answer["peak_bytes"], increase=answer["increase_bytes"])
-
-
-def _origin(variant: Variant, worker: Worker, threads: int) -> Origin:
-    bundle = Bundle.open(variant.bundle)
-    return Origin(
-        variant=variant.name,
-        bundle=str(variant.bundle),
-        bundle_sha256=sha256_of(bundle.root / "edgeadapt.json"),
-        graph=variant.graph,
-        adapter=variant.adapter,
-        precision=bundle.manifest.precision,
-        threads=threads,
-        ops=worker.opened["ops"],
-        note=variant.note,
-    )
-
-
-def _sizes(path: Path) -> dict[str, int]:
-    return {name: entry.size for name, entry in Bundle.open(path).manifest.files.items()}
 
 
 def versions() -> dict[str, str]:
@@ -312,7 +299,3 @@ def _means(openings: Sequence[Turns], clock: Literal["wall", "cpu"]) -> list[lis
 
 def _mean(samples: Sequence[float]) -> float:
     return sum(samples) / len(samples)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -51,6 +51,15 @@ class KvLayout:
         return len(self.slots) * batch * self.heads * self.head_dim * 4
 
 
+def empty_past(session: ort.InferenceSession) -> dict[str, np.ndarray]:
+    """The cache inputs of a graph that runs one row with nothing before it, without a KvCache."""
+    return {
+        item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)
+        for item in session.get_inputs()
+        if item.name.startswith(PAST)
+    }
+
+
 class KvCache:
     """Buffers for `batch` rows and `capacity` tokens, of which the first `length` are in use.
 

@@ -26,7 +26,7 @@ from edgeadapt.codecs import BlockQuantised, calibrated
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import locked, write_atomic
 from edgeadapt.progress import Progress, silent
-from edgeadapt.runtime.kv_cache import PAST
+from edgeadapt.runtime.kv_cache import empty_past
 from edgeadapt.runtime.session import create
 from edgeadapt.tensors import serialise
 from edgeadapt_export.passes.common import float_matrix, nodes
@@ -74,11 +74,7 @@ def second_moments(model: ir.Model, texts: Sequences, progress: Progress = silen
     sums: dict[str, NDArray[np.float32]] = {}
     with tempfile.TemporaryDirectory(prefix="edgeadapt-calibration-") as folder:
         session = create(_with_outputs(model, names, Path(folder)), threads=os.cpu_count() or 1, ops="off")
-        past = {
-            item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)
-            for item in session.get_inputs()
-            if item.name.startswith(PAST)
-        }
+        past = empty_past(session)
         for done, text in enumerate(texts):
             progress("observing what the layers read (once)", done, len(texts))
             ids = np.array([text], np.int64)

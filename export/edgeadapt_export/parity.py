@@ -27,6 +27,7 @@ from edgeadapt.errors import CheckFailed
 from edgeadapt.progress import Progress, silent
 from edgeadapt.runtime import session
 from edgeadapt.runtime.adapters import factors, pooled_part
+from edgeadapt.runtime.kv_cache import empty_past
 from edgeadapt.tasks import TaskSpec, encode_prompt, encode_target
 from edgeadapt.text import TextCodec
 from edgeadapt_export.methods import Deployed, Deployer, StoredAdapter
@@ -163,11 +164,7 @@ class _Onnx:
         self, bundle: Path, graphs: Mapping[str, str], deployed: Deployed, file: Path | None, adapter: StoredAdapter
     ) -> None:
         self._base = _session(bundle / graphs["model"])
-        self._past = {
-            item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)
-            for item in self._base.get_inputs()
-            if item.name.startswith("past_key_values.")
-        }
+        self._past = empty_past(self._base)
         self._embed = self._direction = None
         self._sites = adapter.manifest.sites
         self._factors: dict[str, Array] = {}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from edgeadapt.bundle import MANIFEST, Bundle
+from edgeadapt.bundle import Bundle
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt.files import sha256_of, write_json
 from edgeadapt_bench.baselines import BARE, Variant
 from edgeadapt_bench.devices import emulated
 from edgeadapt_bench.devices.base import Fingerprint
@@ -25,7 +23,7 @@ from edgeadapt_bench.emulation import machine, sysroot
 from edgeadapt_bench.emulation.counts import Counts
 from edgeadapt_bench.emulation.job import Job
 from edgeadapt_bench.emulation.sysroot import Sysroot
-from edgeadapt_bench.report import FORMAT, Origin
+from edgeadapt_bench.report import FORMAT, Origin, now, sizes
 from edgeadapt_bench.workloads import Workload
 
 UNITS = {"load": "instructions", "prefill": "instructions/token", "decode": "instructions/token"}
@@ -125,7 +123,6 @@ def bench(
     device: str,
     threads: int,
     quick: bool,
-    json_out: Path | None,
     workload: Workload,
     tell: Callable[[str], None],
 ) -> EmulatedReport:
@@ -136,7 +133,7 @@ def bench(
     """
     if threads != 1:
         raise EdgeAdaptError(f"--threads {threads}: emulated processors take turns, so only one thread can be counted")
-    started = _now()
+    started = now()
     if device == emulated.RASPBERRY_PI_4:
         tell(
             "this machine is no Raspberry Pi 4: its processor is emulated, which gives instruction counts and no times"
@@ -156,19 +153,13 @@ def bench(
         first = seen[key]
         origin = replace(first.origin, variant=variant.name, adapter=variant.adapter, note=variant.note)
         rows.append(replace(first, origin=origin))
-    report = EmulatedReport(
+    return EmulatedReport(
         device=device,
         fingerprint=emulated.fingerprint(system.versions()),
         started=started,
         rows=rows,
-        sizes={
-            str(path): {name: entry.size for name, entry in Bundle.open(path).manifest.files.items()}
-            for path in dict.fromkeys(variant.bundle for variant in chosen)
-        },
+        sizes=sizes(chosen),
     )
-    if json_out is not None:
-        write_json(json_out, report.to_json())
-    return report
 
 
 def _measure(variant: Variant, ops: Path | None, system: Sysroot, workload: Workload, *, quick: bool) -> EmulatedRow:
@@ -176,21 +167,7 @@ def _measure(variant: Variant, ops: Path | None, system: Sysroot, workload: Work
     graph = bundle.graph(variant.graph)
     tokens, prefills = (1, 1) if quick else (min(workload.decode_tokens, 3), 2)
     job = Job(graph.name, ops=ops is not None, prompt=workload.prompt_tokens, tokens=tokens, prefills=prefills)
-    origin = Origin(
-        variant=variant.name,
-        bundle=str(variant.bundle),
-        bundle_sha256=sha256_of(bundle.root / MANIFEST),
-        graph=variant.graph,
-        adapter=variant.adapter,
-        precision=bundle.manifest.precision,
-        threads=1,
-        ops="bodies" if ops is None else "library",
-        note=variant.note,
-    )
-    started = _now()
+    origin = Origin.of(variant, 1, "bodies" if ops is None else "library")
+    started = now()
     answer = machine.measure(job, graph, ops, system)
     return EmulatedRow(origin, started, Counts(str(variant.bundle), variant.graph, job, system.versions(), answer))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
