@@ -188,7 +188,9 @@ def bench_measure(
     device: Annotated[str, typer.Option(help="Where to measure: host, rpi4 or emulated.")] = "host",
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="What to compare with, repeatable: bare, lora8-merged, lora8-unmerged, another bundle."),
+        typer.Option(
+            help="What to compare with, repeatable: bare, bodies, lora8-merged, lora8-unmerged, another bundle."
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Bound the whole run to 40 s.")] = False,
     threads: ThreadsOption = 1,

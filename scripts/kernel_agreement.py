@@ -2,9 +2,9 @@
 
     python scripts/kernel_agreement.py BUNDLE [BUNDLE ...] [--out results/kernels/agreement.json] [--arm-bodies]
 
-The graph is each bundle's bare backbone; the texts are those that export checks its bundles on (2,015 positions of
-SmolLM2). Views: `x86 body` and `x86 kernel` here (the latter with every kernel, those that do not pay included),
-`a72 kernel` and, if asked for, `a72 body` in user-mode emulation with a Cortex-A72's instructions. For two views:
+The graph is each bundle's bare backbone; the texts are those that the backbone wrote for its exporter's checks. Views:
+`x86 body` and `x86 kernel` here (the latter with every kernel, those that do not pay included), `a72 kernel` and, if
+asked for, `a72 body` in user-mode emulation with a Cortex-A72's instructions. For two views:
 
     agreement    share of positions whose likeliest token is the same
     flips        positions where it is not; `margin`: by how much the first view prefers its own choice to the second's,
