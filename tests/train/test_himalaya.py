@@ -15,14 +15,14 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops.himalaya_direction import gates as reference_gates
 from edgeadapt_train.adapters import registry
 from edgeadapt_train.adapters.base import Host, Prompt
-from edgeadapt_train.adapters.himalaya import Himalaya
-from edgeadapt_train.adapters.himalaya_config import CORE, ELASTIC, HimalayaConfig, router_width
-from edgeadapt_train.adapters.himalaya_consolidation import hand_over, project_on_core
-from edgeadapt_train.adapters.himalaya_dictionary import Dictionary, rounded
-from edgeadapt_train.adapters.himalaya_growth import Growth, span_basis
-from edgeadapt_train.adapters.himalaya_router import concrete_gates, hard_gates, unit_direction
-from edgeadapt_train.adapters.himalaya_sites import rank_one
-from edgeadapt_train.adapters.himalaya_tree import SplitTree
+from edgeadapt_train.adapters.himalaya.adapter import Himalaya
+from edgeadapt_train.adapters.himalaya.config import CORE, ELASTIC, HimalayaConfig, router_width
+from edgeadapt_train.adapters.himalaya.consolidation import hand_over, project_on_core
+from edgeadapt_train.adapters.himalaya.dictionary import Dictionary, rounded
+from edgeadapt_train.adapters.himalaya.growth import Growth, span_basis
+from edgeadapt_train.adapters.himalaya.router import concrete_gates, hard_gates, unit_direction
+from edgeadapt_train.adapters.himalaya.sites import rank_one
+from edgeadapt_train.adapters.himalaya.tree import SplitTree
 
 WIDTH, DEPTH = 64, 3
 

@@ -157,7 +157,7 @@ def test_wrong_words_are_refused_in_one_line(word: str, said: str) -> None:
 
 @pytest.mark.parametrize("adapter", ["himalaya", "himalaya-literal", "himalaya-unprotected", "himalaya-ewc", "lora8"])
 def test_every_packaged_adapter_composes_and_its_options_are_known(adapter: str) -> None:
-    from edgeadapt_train.adapters.himalaya_config import HimalayaConfig
+    from edgeadapt_train.adapters.himalaya.config import HimalayaConfig
     from edgeadapt_train.adapters.lora import LoraConfig
     from edgeadapt_train.options import checked
 

@@ -112,6 +112,11 @@ class Adapter(nn.Module, ABC):
     def hardened(self) -> AbstractContextManager[None]:
         """Inside: forward computes with the stored, dequantised tensors, without noise."""
 
+    def merged(self) -> dict[tuple[int, str], Tensor]:
+        """The static merge: the host's weights with the stored adapter in them, float32 [d_out, d_in], by (layer, name
+        of the linear map). Raises EdgeAdaptError where the method has none."""
+        raise EdgeAdaptError(f"{self.method} has no static merge: what it adds depends on the input")
+
     @contextmanager
     def conditioned(self, prompt: Prompt) -> Iterator[None]:
         """Inside: the host's forward runs for these sequences. Methods that look at the prompt override this."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_train.adapters.base import Adapter, Host
-from edgeadapt_train.adapters.himalaya import Himalaya
-from edgeadapt_train.adapters.himalaya_config import HimalayaConfig
+from edgeadapt_train.adapters.himalaya.adapter import Himalaya
+from edgeadapt_train.adapters.himalaya.config import HimalayaConfig
 from edgeadapt_train.adapters.lora import Lora, LoraConfig
 from edgeadapt_train.options import checked
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
 from edgeadapt.codecs import int8
-from edgeadapt_train.adapters.himalaya_config import ATOMS, OPEN, TASK_WIDTH, TASKS, router_width
+from edgeadapt_train.adapters.himalaya.config import ATOMS, OPEN, TASK_WIDTH, TASKS, router_width
 
 TASK_UNIT = 1 / 32
 

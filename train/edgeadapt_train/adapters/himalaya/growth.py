@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeadapt_train.adapters.himalaya_config import HimalayaConfig
+from edgeadapt_train.adapters.himalaya.config import HimalayaConfig
 
 
 def span_basis(D: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 Two tiers of atoms are shared by all layers; a tiny router opens at most three of them per sequence; the update is rank
 one with a provable norm. The name and the idea come from a research design; this text is the definition we build.
 
-    D [40, d]     24 core atoms (fixed) and 16 elastic ones (trained where active)        himalaya_dictionary.py
-    k [B, 40]     gates times coefficients, from the prompt's pooled embeddings            himalaya_router.py
+    D [40, d]     24 core atoms (fixed) and 16 elastic ones (trained where active)        dictionary.py
+    k [B, 40]     gates times coefficients, from the prompt's pooled embeddings            router.py
     r = D^T k / ||D^T k||,  r = 0 where no gate is open                                    one per sequence
     residual      h_l' = h_l + g_l r (r^T h_l)       at each block's output (default)
     square        y    = W x + g_l r (r^T x)         at each square projection
@@ -13,7 +13,7 @@ one with a provable norm. The name and the idea come from a research design; thi
     `literal`: s = 1, so g = 1 / sqrt(d); square sites; pool = the first token's embedding; nothing protected
 
 Trained: E (active, unprotected rows), W1, W2, the task's row of the task table, row_t, rho_t. Growth, eviction,
-consolidation, protection, the split tree: himalaya_{growth,memory,consolidation,protection,tree}.py.
+consolidation, protection, the split tree: {growth,memory,consolidation,protection,tree}.py.
 
 Stored bytes, d = hidden size, L layers, w = router_width(d), n tasks
     atoms 40 * 3 d / 8 | group scales 2 * 40 ceil(d / 64) | atom gains 80 | router w (d + 97) + 80 | its row scales
@@ -46,7 +46,7 @@ from torch import Tensor
 from edgeadapt.codecs import three_bit
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_train.adapters.base import Adapter, Event, GradientBatches, Group, Host, Prompt
-from edgeadapt_train.adapters.himalaya_config import (
+from edgeadapt_train.adapters.himalaya.config import (
     ATOMS,
     CORE,
     OPEN,
@@ -57,14 +57,14 @@ from edgeadapt_train.adapters.himalaya_config import (
     HimalayaConfig,
     router_width,
 )
-from edgeadapt_train.adapters.himalaya_consolidation import DirectionFisher
-from edgeadapt_train.adapters.himalaya_dictionary import Dictionary
-from edgeadapt_train.adapters.himalaya_growth import Growth, span_basis
-from edgeadapt_train.adapters.himalaya_memory import Memory
-from edgeadapt_train.adapters.himalaya_protection import RouterAnchor, TaskRows
-from edgeadapt_train.adapters.himalaya_router import Router, concrete_gates, count_excess, hard_gates, unit_direction
-from edgeadapt_train.adapters.himalaya_sites import RankOneSites
-from edgeadapt_train.adapters.himalaya_tree import SplitTree
+from edgeadapt_train.adapters.himalaya.consolidation import DirectionFisher
+from edgeadapt_train.adapters.himalaya.dictionary import Dictionary
+from edgeadapt_train.adapters.himalaya.growth import Growth, span_basis
+from edgeadapt_train.adapters.himalaya.memory import Memory
+from edgeadapt_train.adapters.himalaya.protection import RouterAnchor, TaskRows
+from edgeadapt_train.adapters.himalaya.router import Router, concrete_gates, count_excess, hard_gates, unit_direction
+from edgeadapt_train.adapters.himalaya.sites import RankOneSites
+from edgeadapt_train.adapters.himalaya.tree import SplitTree
 
 
 class Himalaya(Adapter):

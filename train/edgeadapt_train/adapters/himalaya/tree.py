@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeadapt_train.adapters.himalaya_config import ELASTIC, OPEN, TREE_NUMBERS
+from edgeadapt_train.adapters.himalaya.config import ELASTIC, OPEN, TREE_NUMBERS
 
 SLACKS = 8
 

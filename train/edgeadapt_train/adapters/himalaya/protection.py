@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.codecs import int8
-from edgeadapt_train.adapters.himalaya_config import ATOMS, CORE, TASKS, HimalayaConfig
-from edgeadapt_train.adapters.himalaya_router import Router, int8_rows
+from edgeadapt_train.adapters.himalaya.config import ATOMS, CORE, TASKS, HimalayaConfig
+from edgeadapt_train.adapters.himalaya.router import Router, int8_rows
 
 
 class TaskRows(nn.Module):

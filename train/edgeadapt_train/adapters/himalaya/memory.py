@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 
 from edgeadapt_train.adapters.base import Event
-from edgeadapt_train.adapters.himalaya_config import ATOMS, CORE, HimalayaConfig
-from edgeadapt_train.adapters.himalaya_consolidation import DirectionFisher, hand_over, project_on_core
-from edgeadapt_train.adapters.himalaya_dictionary import Dictionary
-from edgeadapt_train.adapters.himalaya_growth import Growth
-from edgeadapt_train.adapters.himalaya_protection import TaskRows
-from edgeadapt_train.adapters.himalaya_router import Router
-from edgeadapt_train.adapters.himalaya_tree import SplitTree
+from edgeadapt_train.adapters.himalaya.config import ATOMS, CORE, HimalayaConfig
+from edgeadapt_train.adapters.himalaya.consolidation import DirectionFisher, hand_over, project_on_core
+from edgeadapt_train.adapters.himalaya.dictionary import Dictionary
+from edgeadapt_train.adapters.himalaya.growth import Growth
+from edgeadapt_train.adapters.himalaya.protection import TaskRows
+from edgeadapt_train.adapters.himalaya.router import Router
+from edgeadapt_train.adapters.himalaya.tree import SplitTree
 
 
 @dataclass(frozen=True)

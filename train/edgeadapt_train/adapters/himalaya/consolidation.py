@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeadapt_train.adapters.himalaya_config import ATOMS, CORE
+from edgeadapt_train.adapters.himalaya.config import ATOMS, CORE
 
 
 class DirectionFisher(nn.Module):

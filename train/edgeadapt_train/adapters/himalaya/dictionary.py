@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgeadapt.codecs import three_bit
 from edgeadapt.errors import CheckFailed
-from edgeadapt_train.adapters.himalaya_config import ATOMS, CORE, ELASTIC
+from edgeadapt_train.adapters.himalaya.config import ATOMS, CORE, ELASTIC
 
 
 def stored_atoms(atoms: Tensor) -> tuple[three_bit.ThreeBit, np.ndarray]:

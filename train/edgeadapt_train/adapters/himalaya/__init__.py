@@ -1,0 +1,1 @@
+"""HIMALAYA: `adapter` has the equations and the contract, `config` the options; a part each is in the other files."""

@@ -1,0 +1,77 @@
+"""Linear maps of the host as sites of an adapter: finding them by name, and adding to what they give by hooks.
+
+    y = W x + b  ->  y + delta(site, x)       x [B, T, d_in], y [B, T, d_out]
+
+Nothing of the host is replaced, and its weights stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt_train.adapters.base import Host
+
+
+@dataclass(frozen=True)
+class LinearSite:
+    """The linear map called `name` (q_proj, ..., or query, ...) of block `layer`."""
+
+    layer: int
+    name: str
+    module: nn.Linear
+
+    @property
+    def d_in(self) -> int:
+        return self.module.in_features
+
+    @property
+    def d_out(self) -> int:
+        return self.module.out_features
+
+
+Delta = Callable[[LinearSite, Tensor], Tensor]
+
+
+def linear_sites(host: Host, modules: Sequence[str]) -> tuple[LinearSite, ...]:
+    """Every linear map so named, by depth and within a block in the order of `modules`.
+
+    Raises EdgeAdaptError for a name that some block lacks.
+    """
+    found = []
+    for index, block in enumerate(host.layers):
+        named = {path.rsplit(".", 1)[-1]: module for path, module in block.named_modules()}
+        for name in modules:
+            module = named.get(name)
+            if not isinstance(module, nn.Linear):
+                raise EdgeAdaptError(f"adapter.modules: backbone {host.id} has no linear map named {name!r}")
+            found.append(LinearSite(index, name, module))
+    return tuple(found)
+
+
+class LinearHooks:
+    """`delta` added to the output of every site while attached. The sum is taken in float32, in the output's dtype."""
+
+    def __init__(self, sites: Sequence[LinearSite], delta: Delta) -> None:
+        self._sites, self._delta = tuple(sites), delta
+        self._handles: list[RemovableHandle] = []
+
+    def attach(self) -> None:
+        if not self._handles:
+            self._handles = [site.module.register_forward_hook(self._hook(site)) for site in self._sites]
+
+    def detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _hook(self, site: LinearSite) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            return (output.float() + self._delta(site, inputs[0])).to(output.dtype)
+
+        return hook
