@@ -24,7 +24,7 @@ from edgeadapt.manifest import AdapterBytes, check_format, check_hash, check_nam
 from edgeadapt.records import decode, encode, read_json
 from edgeadapt.tasks import TaskSpec
 
-FORMAT = 2  # 2: decoder graphs have the input logits_from
+FORMAT = 3  # 2: decoder graphs have the input logits_from; 3: an adapter's own graph asks for what it needs
 MANIFEST = bundle_checks.MANIFEST
 Precision = Literal["fp32", "int8", "int4"]
 Device = Literal["rpi4", "generic"]
@@ -106,14 +106,14 @@ class LowRankPart:
 class AdapterEntry:
     """One adapter of a bundle. `inputs`: the base graph's inputs that it fills.
 
-    direction: `graph` computes them from (pool, task). lowrank: `parts` puts them together from the tensors in
+    graph: `graph` computes them, from (pool, task) or less. lowrank: `parts` puts them together from the tensors in
     `weights`. merged: it lives in the base weights and has no inputs.
     """
 
     name: str
     method: str
     variant: str
-    kind: Literal["direction", "lowrank", "merged"]
+    kind: Literal["graph", "lowrank", "merged"]
     inputs: tuple[str, ...]
     sites: Mapping[str, Any]
     bytes: AdapterBytes
@@ -125,8 +125,8 @@ class AdapterEntry:
     def __post_init__(self) -> None:
         check_name("adapter", self.name)
         where = f"adapter {self.name}"
-        if (self.kind == "direction") != (self.graph is not None):
-            raise EdgeAdaptError(f"{where}: a graph of its own is what kind 'direction' has, and no other kind")
+        if (self.kind == "graph") != (self.graph is not None):
+            raise EdgeAdaptError(f"{where}: a graph of its own is what kind 'graph' has, and no other kind")
         if (self.kind == "lowrank") != (self.weights is not None) or (self.kind == "lowrank") != bool(self.parts):
             raise EdgeAdaptError(f"{where}: weights and parts are what kind 'lowrank' has, and no other kind")
         if (self.kind == "merged") == bool(self.inputs):

@@ -1,7 +1,10 @@
 """An adapter of a bundle as the base graph sees it: values for its inputs. Loading one is reading one small file.
 
-direction   its own graph turns the prompt's pooled embedding and a task id into the inputs:  (pool, task) -> r, gains
-            Bound once per prompt. Switching the task is another task id.
+graph       its own graph computes the inputs, from what it asks for of the prompt's pooled embedding and a task id:
+                (pool, task) -> r, u_0 ..       once per prompt         (HIMALAYA)
+                (task) -> ..                    once per task
+                () -> ..                        once, when it is loaded (values that are stored more compactly)
+            Switching the task is another task id.
 lowrank     its factors are the inputs. Modules that the base graph packs into one product share one pair:
                 A = [A_1 | A_2 ...]  [d, R]      B = block rows  [R, width],  B_i's columns from its offset on
             so that x A B adds x A_i B_i to the columns of module i and nothing to the others. int8 factors bring their
@@ -23,6 +26,7 @@ from edgeadapt.bundle import AdapterEntry, Bundle, LowRankPart
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.tasks import TaskSpec
 
+POOL, TASK = "pool", "task"
 Feeds = Mapping[str, ort.OrtValue]
 Pool = Callable[[Sequence[int]], np.ndarray]
 MakeSession = Callable[[Path], ort.InferenceSession]
@@ -50,8 +54,8 @@ def pooled_part(sites: Mapping[str, Any], ids: Sequence[int]) -> Sequence[int]:
     return ids if pool == "mean" else ids[:1]
 
 
-class DirectionAdapter:
-    """A direction per prompt, from the adapter's own graph: pool [1, d] float32, task [1] int64 -> adapter inputs."""
+class GraphAdapter:
+    """Adapter inputs from the adapter's own graph: any of pool [1, d] float32 and task [1] int64 -> adapter inputs."""
 
     def __init__(self, entry: AdapterEntry, session: ort.InferenceSession, pool: Pool) -> None:
         self.name = entry.name
@@ -60,20 +64,33 @@ class DirectionAdapter:
         self._pool = pool
         self._sites = entry.sites
         self._names = [item.name for item in session.get_outputs()]
+        self._asked = {item.name for item in session.get_inputs()}
+        if strange := sorted(self._asked - {POOL, TASK}):
+            raise EdgeAdaptError(
+                f"adapter {entry.name}: its graph asks for {strange[0]!r}; known are {POOL} and {TASK}"
+            )
+        self._kept: dict[int, Feeds] = {}
 
     def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
-        if task is None:
+        if TASK in self._asked and task is None:
             if len(self.tasks) != 1:
                 known = ", ".join(item.name for item in self.tasks)
                 raise EdgeAdaptError(f"adapter {self.name} acts by task; choose one with --task: {known}")
             task = 0
-        return self.direction(self._pool(pooled_part(self._sites, ids)), task)
+        if POOL in self._asked:
+            return self.computed(self._pool(pooled_part(self._sites, ids)), task)
+        number = task if TASK in self._asked and task is not None else 0
+        if number not in self._kept:
+            self._kept = {number: self.computed(None, number)}  # of one task at a time: they may be large
+        return self._kept[number]
 
-    def direction(self, pool: np.ndarray, task: int) -> Feeds:
-        """The adapter inputs for a pooled embedding [1, d] float32."""
+    def computed(self, pool: np.ndarray | None, task: int | None) -> Feeds:
+        """The adapter inputs for a pooled embedding [1, d] float32 and a task, if the graph asks for them."""
         binding = self._session.io_binding()
-        binding.bind_cpu_input("pool", np.ascontiguousarray(pool, dtype=np.float32))
-        binding.bind_cpu_input("task", np.array([task], dtype=np.int64))
+        if POOL in self._asked:
+            binding.bind_cpu_input(POOL, np.ascontiguousarray(pool, dtype=np.float32))
+        if TASK in self._asked:
+            binding.bind_cpu_input(TASK, np.array([task], dtype=np.int64))
         for name in self._names:
             binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(binding)
@@ -113,7 +130,7 @@ def load(entry: AdapterEntry, bundle: Bundle, inputs: Mapping[str, str], pool: P
         session: makes a session for the adapter's own small graph.
     """
     if entry.graph is not None:
-        return DirectionAdapter(entry, session(bundle.path(entry.graph)), pool)
+        return GraphAdapter(entry, session(bundle.path(entry.graph)), pool)
     if entry.weights is not None:
         return LowRankAdapter(entry, bundle.path(entry.weights), inputs)
     return StillAdapter(entry)

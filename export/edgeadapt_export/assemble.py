@@ -302,7 +302,7 @@ def _entry(name: str, adapter: StoredAdapter, deployed: Deployed) -> AdapterEntr
         sites=adapter.manifest.sites,
         bytes=deployed.bytes or adapter.manifest.bytes,
         tasks=adapter.manifest.tasks,
-        graph=file if deployed.kind == "direction" else None,
+        graph=file if deployed.kind == "graph" else None,
         weights=file if deployed.kind == "lowrank" else None,
         parts=deployed.parts,
     )

@@ -4,7 +4,7 @@ sequences   each of sample_text.py's texts, asked as one of the adapter's tasks 
             answer, until there are POSITIONS positions; without tasks, the plain texts
 PyTorch     the backbone from its Hugging Face folder, float32; the adapter from its *stored* tensors by hooks
             (methods/*.attach): nothing of the exporter, of the function bodies or of training code is in this view
-ONNX        embed.onnx -> direction.onnx -> model.onnx on stock onnxruntime, function bodies only
+ONNX        embed.onnx -> the adapter's own graph -> model.onnx on stock onnxruntime, function bodies only
 figures     over all positions of all sequences, p PyTorch's and q ONNX's next-token distributions
             max |logit difference|        share of positions with equal argmax        mean KL(p || q) in nats
 fp32 must have a difference <= 1e-3 and agreement >= 99.9 %. int8 and int4 are measured and recorded, not judged: their
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from edgeadapt.errors import CheckFailed
 from edgeadapt.progress import Progress, silent
 from edgeadapt.runtime import session
-from edgeadapt.runtime.adapters import factors, pooled_part
+from edgeadapt.runtime.adapters import POOL, TASK, factors, pooled_part
 from edgeadapt.runtime.kv_cache import empty_past
 from edgeadapt.tasks import TaskSpec, encode_prompt, encode_target
 from edgeadapt.text import TextCodec
@@ -165,11 +165,11 @@ class _Onnx:
     ) -> None:
         self._base = _session(bundle / graphs["model"])
         self._past = empty_past(self._base)
-        self._embed = self._direction = None
+        self._embed = self._own = None
         self._sites = adapter.manifest.sites
         self._factors: dict[str, Array] = {}
-        if deployed.kind == "direction" and file is not None:
-            self._embed, self._direction = _session(bundle / graphs["embed"]), _session(file)
+        if deployed.kind == "graph" and file is not None:
+            self._embed, self._own = _session(bundle / graphs["embed"]), _session(file)
         if deployed.kind == "lowrank" and file is not None:
             kinds = {item.name: item.type for item in self._base.get_inputs()}
             self._factors = factors(deployed.parts, file, kinds)
@@ -177,12 +177,13 @@ class _Onnx:
     def logits(self, ids: NDArray[np.int64], item: PromptAndAnswer) -> NDArray[np.float32]:
         """[T, V]."""
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), **self._past, **self._factors}
-        if self._embed is not None and self._direction is not None:
+        if self._embed is not None and self._own is not None:
             prompt = np.array([pooled_part(self._sites, item.ids[: item.prompt])], np.int64)
             pool = self._embed.run(None, {"input_ids": prompt, "attention_mask": np.ones_like(prompt)})[0]
-            names = [output.name for output in self._direction.get_outputs()]
-            task = np.array([item.task], np.int64)
-            feeds |= dict(zip(names, self._direction.run(names, {"pool": pool, "task": task}), strict=True))
+            known = {POOL: pool, TASK: np.array([item.task], np.int64)}
+            asked = {value.name: known[value.name] for value in self._own.get_inputs()}
+            names = [output.name for output in self._own.get_outputs()]
+            feeds |= dict(zip(names, self._own.run(names, asked), strict=True))
         return np.asarray(self._base.run(["logits"], feeds)[0][0])
 
 

@@ -53,7 +53,7 @@ def manifest() -> BundleManifest:
         name="demo",
         method="himalaya",
         variant="default",
-        kind="direction",
+        kind="graph",
         inputs=("himalaya.r", "himalaya.gains"),
         sites={"kind": "residual", "layers": [0, 1]},
         bytes=AdapterBytes({"atoms": 90, "protection": 10}, 100, 200, 300, 2_500_000),

@@ -119,8 +119,8 @@ def with_scales(manifest: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m.update(format=9), "format version 9; this edgeadapt reads version 2: update edgeadapt"),
-        (lambda m: m.update(format=1), "reads version 2: make it again with this edgeadapt"),
+        (lambda m: m.update(format=9), "format version 9; this edgeadapt reads version 3: update edgeadapt"),
+        (lambda m: m.update(format=1), "reads version 3: make it again with this edgeadapt"),
         (lambda m: m.pop("format"), "has no format version"),
         (lambda m: m.update(format=1.0), "has no format version"),
         (lambda m: m.update(precision="int3"), "precision: 'int3' is none of fp32, int8, int4"),

@@ -77,7 +77,7 @@ def test_parity_sees_another_adapter(tiny: Tiny, tmp_path: Path) -> None:
     found = measure(
         bundle=tmp_path / "bundle",
         graphs={"model": "model.onnx", "embed": "embed.onnx"},
-        deployed=Deployed("direction", "direction.onnx", entry.inputs),
+        deployed=Deployed("graph", "direction.onnx", entry.inputs),
         adapter_file=tmp_path / "bundle" / str(entry.graph),
         method=deployer("himalaya"),
         adapter=other,

@@ -39,7 +39,7 @@ class StoredAdapter:
 class Deployed:
     """The adapter's own file in a bundle and what it feeds. `bytes` if they are not those that the run stored."""
 
-    kind: Literal["direction", "lowrank", "merged"]
+    kind: Literal["graph", "lowrank", "merged"]
     file: str | None
     inputs: tuple[str, ...]
     parts: tuple[LowRankPart, ...] = ()

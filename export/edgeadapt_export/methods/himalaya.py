@@ -66,7 +66,7 @@ class Himalaya:
         write_model(direction_graph(adapter), folder / GRAPH)
         rest = {name: array for name, array in adapter.tensors.items() if name not in (*_TABLES, "gains")}
         (folder / STATE).write_bytes(serialise(rest))
-        return Deployed("direction", GRAPH, input_names(adapter.tensors["gains"].shape[1]))
+        return Deployed("graph", GRAPH, input_names(adapter.tensors["gains"].shape[1]))
 
     @contextlib.contextmanager
     def attach(self, torch_model: Any, adapter: StoredAdapter, pool: NDArray[np.float32], task: int) -> Iterator[None]:
