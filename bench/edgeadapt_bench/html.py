@@ -31,6 +31,7 @@ _PHASES = {
 }
 _ORDER = ("decode", "prefill", "task_switch", "adapter_switch", "load")  # what matters most comes first
 _COLOURS = 7
+_WEIGHTS = (".onnx.data", ".gguf", "model.safetensors", ".bin")  # of a bundle, and of other engines
 _PARTS = ("weights", "graphs", "adapters", "tokenizer and the rest")
 
 Row = Mapping[str, Any]
@@ -248,10 +249,10 @@ def _parts(sizes: Mapping[str, int]) -> dict[str, int]:
     """A bundle's bytes by what they are for."""
     found = dict.fromkeys(_PARTS, 0)
     for name, size in sizes.items():
-        if name.endswith(".onnx.data"):
-            found["weights"] += size
-        elif name.startswith("adapters/"):
+        if name.startswith("adapters/"):
             found["adapters"] += size
+        elif name.endswith(_WEIGHTS):
+            found["weights"] += size
         elif name.endswith(".onnx"):
             found["graphs"] += size
         else:
@@ -307,7 +308,7 @@ def _roofline(result: Result) -> Section:
 def _weights(result: Result, row: Row) -> int:
     """Bytes of a row's graph and of its bundle's weights; 0 where the file does not list them."""
     sizes = result.files(row["bundle"])
-    weights = sum(size for name, size in sizes.items() if name.endswith(".onnx.data"))
+    weights = sum(size for name, size in sizes.items() if name.endswith(_WEIGHTS))
     return weights + sizes.get(f"{row['graph']}.onnx", 0)
 
 

@@ -11,8 +11,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from edgeadapt.bundle import MANIFEST, Bundle
-from edgeadapt.files import sha256_of
+from edgeadapt.bundle import Bundle
 from edgeadapt_bench.bandwidth import Bandwidth
 from edgeadapt_bench.baselines import BARE, Variant
 from edgeadapt_bench.devices.base import UNKNOWN, Conditions, Fingerprint
@@ -39,15 +38,14 @@ class Origin:
 
     @classmethod
     def of(cls, variant: Variant, threads: int, ops: str) -> Origin:
-        """Of a variant as it was run; `ops` is "library" or "bodies"."""
-        bundle = Bundle.open(variant.bundle)
+        """Of a variant as it was run; `ops` is "library", "bodies" or "foreign"."""
         return cls(
             variant=variant.name,
-            bundle=str(variant.bundle),
-            bundle_sha256=sha256_of(bundle.root / MANIFEST),
+            bundle=str(variant.place),
+            bundle_sha256=variant.sha256(),
             graph=variant.graph,
             adapter=variant.adapter,
-            precision=bundle.manifest.precision,
+            precision=variant.precision or Bundle.open(variant.bundle).manifest.precision,
             threads=threads,
             ops=ops,
             note=variant.note,
@@ -106,7 +104,8 @@ class Memory:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """One run. `problems` says why its figures must not be used; empty for a valid run."""
+    """One run. `problems` says why its figures must not be used; empty for a valid run.
+    `left_out`: baselines that could not take part, and why."""
 
     device: str
     emulated: bool
@@ -121,6 +120,7 @@ class BenchReport:
     memory: Sequence[Memory]
     sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     memory_bandwidth: Bandwidth | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[str]:
@@ -145,6 +145,7 @@ class BenchReport:
                 for item in self.memory
             ],
             "sizes": {bundle: dict(files) for bundle, files in self.sizes.items()},
+            "left_out": dict(self.left_out),
         }
 
     def table(self) -> RenderableType:
@@ -184,6 +185,7 @@ class BenchReport:
         counts = {row.phase: f"{row.summary.n} in {len(row.samples)}" for row in self.rows}
         lines.append("samples in openings: " + ", ".join(f"{phase} {count}" for phase, count in counts.items()))
         lines.append(f"load average {self.before.load_average:.1f} before, {self.after.load_average:.1f} after")
+        lines += [f"without {name}: {reason}" for name, reason in self.left_out.items()]
         return [*lines, *(f"INVALID: {problem}" for problem in self.problems)]
 
 
@@ -193,11 +195,11 @@ def now() -> str:
 
 
 def sizes(variants: Sequence[Variant]) -> dict[str, dict[str, int]]:
-    """Of every bundle that variants come from: its files' sizes in bytes."""
-    return {
-        str(path): {name: entry.size for name, entry in Bundle.open(path).manifest.files.items()}
-        for path in dict.fromkeys(variant.bundle for variant in variants)
-    }
+    """Of every bundle or other model that variants come from: its files' sizes in bytes."""
+    found: dict[str, dict[str, int]] = {}
+    for variant in variants:
+        found.setdefault(str(variant.place), {}).update(variant.sizes())
+    return found
 
 
 def problems(before: Conditions, after: Conditions) -> list[str]:

@@ -58,6 +58,11 @@ class Result:
         return list(self.document.get("problems", ()))
 
     @property
+    def left_out(self) -> Mapping[str, str]:
+        """Baselines that could not take part, and why."""
+        return dict(self.document.get("left_out", {}))
+
+    @property
     def bandwidth(self) -> float | None:
         """Bytes per second that this machine reads from memory with the run's threads; None if nobody measured it."""
         found = self.document.get("memory_bandwidth")

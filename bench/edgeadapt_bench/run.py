@@ -23,7 +23,7 @@ import numpy as np
 from edgeadapt.bundle import Bundle
 from edgeadapt.files import write_json
 from edgeadapt_bench import bandwidth, devices, statistics
-from edgeadapt_bench.baselines import BARE, Variant, variants
+from edgeadapt_bench.baselines import BARE, COMPETITORS, Variant, select
 from edgeadapt_bench.devices import Device, Worker, emulated
 from edgeadapt_bench.emulation.bench import EmulatedReport
 from edgeadapt_bench.emulation.bench import bench as emulated_bench
@@ -62,7 +62,8 @@ def bench(
     Args:
         device: where; "host" is this machine, "emulated" a Cortex-A72 in emulation (instructions, never a time), "rpi4"
             this machine if it is a Raspberry Pi 4, and otherwise emulated.
-        baselines: names of edgeadapt_bench.baselines or bundle directories; all that there are if none are given.
+        baselines: names of edgeadapt_bench.baselines or bundle directories; "all" for every one that can run here;
+            edgeadapt's own if none are given.
         quick: bound the whole run to 40 s.
         threads: threads that one operation may use, in every variant.
         json_out: write every row to this file, too.
@@ -76,11 +77,15 @@ def bench(
     say = tell or (lambda line: print(line, file=sys.stderr, flush=True))
     work = workload or Workload()
     plan = effort or (QUICK if quick else THOROUGH)
-    chosen = variants(Bundle.open(bundle), baselines)
-    if emulated.is_emulated(device):
+    where = None if emulated.is_emulated(device) else devices.choose(device)
+    here = COMPETITORS if isinstance(where, devices.HostDevice) else ()
+    selected = select(Bundle.open(bundle), baselines, here)
+    chosen = selected.variants
+    for name, reason in selected.left_out.items():
+        say(f"without {name}: {reason}")
+    if where is None:
         counted = emulated_bench(chosen, device=device, threads=threads, quick=quick, workload=work, tell=say)
         return _written(counted, json_out)
-    where = devices.choose(device)
     before = where.conditions()
     memory_bandwidth = bandwidth.measure(threads)
     rows, memory = _measure(_Bench(where, chosen, threads, work, plan, began, say))
@@ -90,13 +95,14 @@ def bench(
         fingerprint=where.fingerprint(),
         before=before,
         after=where.conditions(),
-        versions=versions(),
+        versions=versions(chosen),
         started=started,
         seconds=time.monotonic() - began,
         quick=quick,
         rows=rows,
         memory=memory,
         sizes=sizes(chosen),
+        left_out=selected.left_out,
         memory_bandwidth=memory_bandwidth,
     )
     return _written(report, json_out)
@@ -281,10 +287,11 @@ def _memory(origin: Origin, worker: Worker) -> Memory:
     return Memory(origin, peak=answer["peak_bytes"], increase=answer["increase_bytes"])
 
 
-def versions() -> dict[str, str]:
+def versions(variants: Sequence[Variant]) -> dict[str, str]:
     """Of what the figures depend on."""
     found = {"python": python_version()}
-    for package in ("edgeadapt", "onnxruntime", "numpy"):
+    packages = [package for variant in variants for package in variant.packages]
+    for package in dict.fromkeys(("edgeadapt", "onnxruntime", "numpy", *packages)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

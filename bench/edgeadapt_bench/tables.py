@@ -62,8 +62,9 @@ def to_markdown(result: Result) -> str:
 
 
 def notes(result: Result) -> dict[str, str]:
-    """What is to be known of a variant, by its name."""
-    return {str(row["variant"]): str(row["note"]) for row in (*result.memory, *result.rows) if row["note"]}
+    """What is to be known of a variant, by its name, and why others are not there."""
+    found = {str(row["variant"]): str(row["note"]) for row in (*result.memory, *result.rows) if row["note"]}
+    return {**found, **{f"without {name}": reason for name, reason in result.left_out.items()}}
 
 
 def counted(count: int, noun: str) -> str:

@@ -16,7 +16,7 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import sha256_of
 from edgeadapt.ops.library import library_path
 from edgeadapt_bench import devices
-from edgeadapt_bench.baselines import Variant, variants
+from edgeadapt_bench.baselines import Variant, select
 from edgeadapt_bench.devices.base import Conditions
 from edgeadapt_bench.devices.host import HostDevice, HostWorker
 from edgeadapt_bench.report import BenchReport, problems
@@ -135,16 +135,16 @@ def test_devices_that_are_not_there_yet(exported: Exported) -> None:
 
 def test_baselines_by_name_and_by_path(exported: Exported, tmp_path: Path) -> None:
     bundle = Bundle.open(exported())
-    assert [item.name for item in variants(bundle, ["lora8-merged"])] == ["bare", "himalaya", "lora8-merged"]
-    assert [item.name for item in variants(bundle, ["bare", "bare"])] == ["bare", "himalaya"]
-    foreign = variants(bundle, [str(exported("lora", merge=True))])[-1]
+    assert [item.name for item in select(bundle, ["lora8-merged"]).variants] == ["bare", "himalaya", "lora8-merged"]
+    assert [item.name for item in select(bundle, ["bare", "bare"]).variants] == ["bare", "himalaya"]
+    foreign = select(bundle, [str(exported("lora", merge=True))]).variants[-1]
     assert (foreign.name, foreign.adapter) == ("lora-fp32-merged", "lora")
     with pytest.raises(EdgeAdaptError, match="--baseline llama: neither a bundle directory nor one of bare"):
-        variants(bundle, ["llama"])
+        select(bundle, ["llama"])
     with pytest.raises(EdgeAdaptError, match="has no lora8 graph"):
-        variants(Bundle.open(exported("lora")), ["lora8-unmerged"])
+        select(Bundle.open(exported("lora")), ["lora8-unmerged"])
     with pytest.raises(EdgeAdaptError, match="has no bare graph"):
-        variants(Bundle.open(exported("lora", merge=True)), None)
+        select(Bundle.open(exported("lora", merge=True)), None)
 
 
 def test_a_worker_passes_its_error_on(exported: Exported, tmp_path: Path) -> None:

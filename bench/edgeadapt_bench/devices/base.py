@@ -52,7 +52,7 @@ class Conditions:
 
 
 class Worker(Protocol):
-    """A resident process on the device that has one variant open (see edgeadapt_bench.worker for what it answers)."""
+    """A resident process on the device that has one variant open (see edgeadapt_bench.serving for what it answers)."""
 
     opened: dict[str, Any]  # the answer to `open`
 

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_bench.baselines import Variant
+from edgeadapt_bench.baselines import WORKER, Variant
 from edgeadapt_bench.devices.base import UNKNOWN, Conditions, Fingerprint, Worker
 
 _PATIENCE_S = 600.0  # a worker that says nothing for so long is taken for dead
@@ -58,7 +58,7 @@ class HostDevice:
 
     @contextmanager
     def worker(self, variant: Variant, threads: int) -> Iterator[Worker]:
-        process = HostWorker(variant.name)
+        process = HostWorker(variant.name, variant.worker)
         try:
             process.opened = process.call("open", variant=variant.to_json(), threads=threads)
             yield process
@@ -69,11 +69,11 @@ class HostDevice:
 class HostWorker:
     """The parent's end of one child process."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, module: str = WORKER) -> None:
         self._name = name
         self.opened: dict[str, Any] = {}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgeadapt_bench.worker"],
+            [sys.executable, "-m", "edgeadapt_bench.serving", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

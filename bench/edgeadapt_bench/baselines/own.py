@@ -1,6 +1,7 @@
-"""Who runs: the bundle's adapters, and what they are compared with. One variant is one resident process.
+"""Variants that edgeadapt runs itself.
 
 bare              the backbone without any adapter: what every ratio is taken against
+ADAPTER           each of the bundle's adapters
 lora8-unmerged    LoRA of rank 8 on q and v as graph inputs (the bundle's lora8.onnx), random factors: latency does
                   not depend on their values
 lora8-merged      LoRA folded into the weights: the bare graph in a process of its own, since folding changes the
@@ -12,71 +13,31 @@ PATH              another bundle: its first adapter, or its merged backbone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops.library import library_path
+from edgeadapt_bench.baselines.variant import BARE, Variant
 
-BARE = "bare"
 MERGED = "lora8-merged"
 UNMERGED = "lora8-unmerged"
 BODIES = "bodies"
-ALL = "all"
-NAMES = (BARE, UNMERGED, MERGED, BODIES)
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One thing to measure. `graph` is a key of the bundle's manifest; `random_inputs` fills the graph's adapter inputs
-    with seeded noise instead of an adapter's values."""
-
-    name: str
-    bundle: Path
-    graph: str
-    adapter: str | None = None
-    random_inputs: bool = False
-    ops: Literal["auto", "off"] = "auto"
-    note: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "bundle": str(self.bundle)}
+def adapters(bundle: Bundle) -> list[Variant]:
+    return [of_adapter(bundle, entry.name) for entry in bundle.manifest.adapters]
 
 
-def variants(bundle: Bundle, baselines: Sequence[str] | None) -> list[Variant]:
-    """Bare first, then the bundle's adapters, then the baselines asked for; every one there is, if none is named."""
-    found = [bare(bundle)]
-    adapters = [of_adapter(bundle, entry.name) for entry in bundle.manifest.adapters]
-    found.extend(adapters)
-    asked = list(baselines or [])
-    if not asked or ALL in asked:
-        asked = [item for item in asked if item not in (*NAMES, ALL)]
-        if "lora8" in bundle.manifest.graphs:
-            found.extend((unmerged(bundle), merged(bundle)))
-        if adapters and library_path() is not None:
-            found.append(bodies(bundle))
-    for item in asked:
-        found.append(named(bundle, item))
-    unique = {variant.name: variant for variant in found}
-    return list(unique.values())
-
-
-def named(bundle: Bundle, name: str) -> Variant:
-    """A baseline by its name or by a bundle's path."""
-    if name == BARE:
-        return bare(bundle)
-    if name == MERGED:
-        return merged(bundle)
-    if name == UNMERGED:
-        return unmerged(bundle)
-    if name == BODIES:
-        return bodies(bundle)
-    if not Path(name).is_dir():
-        raise EdgeAdaptError(f"--baseline {name}: neither a bundle directory nor one of {', '.join((*NAMES, ALL))}")
-    return foreign(Path(name))
+def every(bundle: Bundle) -> list[Variant]:
+    """All baselines that this bundle has on this machine."""
+    found = []
+    if "lora8" in bundle.manifest.graphs:
+        found += [unmerged(bundle), merged(bundle)]
+    if bundle.manifest.adapters and library_path() is not None:
+        found.append(bodies(bundle))
+    return found
 
 
 def bare(bundle: Bundle) -> Variant:
@@ -109,9 +70,13 @@ def bodies(bundle: Bundle) -> Variant:
     return Variant(f"{first} ({BODIES})", bundle.root, "model", adapter=first, ops="off", note="without our op library")
 
 
-def foreign(path: Path) -> Variant:
+def of_path(path: Path) -> Variant:
+    """Of another bundle."""
     other = Bundle.open(path)
     adapters = other.manifest.adapters
     return Variant(
         path.name, other.root, "model", adapter=adapters[0].name if adapters else None, note=f"bundle {path}"
     )
+
+
+NAMED: dict[str, Callable[[Bundle], Variant]] = {BARE: bare, UNMERGED: unmerged, MERGED: merged, BODIES: bodies}
