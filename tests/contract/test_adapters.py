@@ -1,13 +1,11 @@
 """The rules that every adapter owes (methods.md, section 0), for every method and variant on a decoder and an encoder.
 
-A new method is one line in SUBJECTS. The device's side of rule 6 (function body, kernel) is in test_ops*.py: here the
-PyTorch form meets the same NumPy references.
+A new method is one line in subjects.py. The device's side of rule 6 (function body, kernel) is in test_ops*.py and
+test_deployment.py: here the PyTorch form meets the same NumPy references.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,137 +15,13 @@ import torch
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import himalaya_direction
 from edgeadapt_train.adapters import registry
-from edgeadapt_train.adapters.base import Adapter, Host, Prompt
+from edgeadapt_train.adapters.base import Host
 from edgeadapt_train.backbone import blocks, wrap
 from edgeadapt_train.batches import Encoded
 from edgeadapt_train.loop import Learner, LoopSettings
+from tests.contract.subjects import NAMED, SUBJECTS, Subject, build, decoder, learn
 
-
-@dataclass(frozen=True)
-class Subject:
-    """A method with its options, and on which hosts it is defined."""
-
-    name: str
-    options: dict[str, Any]
-    hosts: tuple[str, ...] = ("decoder", "encoder")
-    inert: bool = True
-    encoder_options: dict[str, Any] = field(default_factory=dict)
-
-
-SMALL = {"fisher_batches": 2, "window": 2, "cooldown": 2}
-SUBJECTS = (
-    Subject("himalaya", {"method": "himalaya", **SMALL}),
-    Subject(
-        "himalaya square",
-        {"method": "himalaya", "site": "square", **SMALL},
-        encoder_options={"site_modules": ("query", "key")},
-    ),
-    Subject("himalaya first token", {"method": "himalaya", "pool": "first", **SMALL}),
-    Subject("himalaya ewc", {"method": "himalaya", "protection": "ewc", **SMALL}),
-    Subject("himalaya unprotected", {"method": "himalaya", "protection": "none", **SMALL}),
-    Subject(
-        "himalaya literal",
-        {"method": "himalaya", "variant": "literal", **SMALL},
-        inert=False,
-        encoder_options={"site_modules": ("query", "key")},
-    ),
-    Subject("lora8", {"method": "lora"}, encoder_options={"modules": ("query", "value")}),
-)
 PAIRS = [pytest.param(s, host, id=f"{s.name}-{host}") for s in SUBJECTS for host in s.hosts]
-
-
-def decoder() -> Any:
-    """Grouped-query Llama: d = 64, 8 heads, 2 key-value heads, 3 layers."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=96, hidden_size=64, intermediate_size=112, num_hidden_layers=3, num_attention_heads=8,
-        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2, tie_word_embeddings=True,
-        attn_implementation="eager",
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        return LlamaForCausalLM(config).eval().requires_grad_(False)
-
-
-def encoder() -> Any:
-    """BERT: d = 64, 4 heads, 2 layers."""
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(
-        vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=64, initializer_range=0.2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        attn_implementation="eager",
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(6)
-        return BertModel(config, add_pooling_layer=False).eval().requires_grad_(False)
-
-
-MODELS: dict[str, Callable[[], Any]] = {"decoder": decoder, "encoder": encoder}
-
-
-@dataclass
-class Bench:
-    """A model, an adapter on it, and some input."""
-
-    model: Any
-    adapter: Adapter
-    ids: Any
-    task: Any
-
-    @property
-    def prompt(self) -> Prompt:
-        with torch.no_grad():
-            embeddings = self.model.get_input_embeddings()(self.ids)
-        mask = torch.ones_like(self.ids)
-        mask[0, -3:] = 0
-        return Prompt(embeddings, mask, self.task)
-
-    def forward(self) -> Any:
-        with self.adapter.conditioned(self.prompt):
-            return self.model(input_ids=self.ids)[0]
-
-    def stored(self) -> Any:
-        with self.adapter.hardened():
-            return self.forward()
-
-
-def build(subject: Subject, kind: str, seed: int = 3) -> Bench:
-    model = MODELS[kind]()
-    host = Host(model, blocks(model), model.config.hidden_size)
-    options = {**subject.options, **(subject.encoder_options if kind == "encoder" else {})}
-    ids = torch.randint(3, 96, (4, 11), generator=torch.Generator().manual_seed(1))
-    return Bench(model, registry.build(options, host, seed), ids, torch.tensor([0, 0, 0, 0]))
-
-
-def learn(bench: Bench, steps: int = 4, task: int = 0, lr: float = 5e-3) -> None:
-    """A few steps of AdamW on an arbitrary smooth loss."""
-    adapter = bench.adapter
-    adapter.begin_task(task)
-    bench.task = torch.full((4,), task)
-    groups = [{"params": [p for _, p in g.parameters], "lr": lr * g.scale} for g in adapter.groups()]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
-
-    def backward() -> None:
-        optimiser.zero_grad()
-        output = bench.forward()
-        loss = (output - output.detach().roll(1, dims=-1)).square().mean()
-        penalty = adapter.penalty()
-        (loss if penalty is None else loss + penalty).backward()
-
-    def gradients(count: int) -> Any:
-        for _ in range(count):
-            backward()
-            yield
-
-    for step in range(steps):
-        adapter.schedule(step / (steps - 1))
-        backward()
-        adapter.after_backward()
-        optimiser.step()
-        adapter.after_step(optimiser, step + 1)
-    adapter.end_task(task, gradients)
 
 
 @pytest.mark.parametrize(("subject", "kind"), PAIRS)
@@ -199,7 +73,7 @@ def test_rule_3_saved_and_loaded_it_computes_the_same(subject: Subject, kind: st
 
 
 def test_rule_3_a_checkpoint_of_another_adapter_is_refused() -> None:
-    lora, himalaya = build(SUBJECTS[-1], "decoder").adapter, build(SUBJECTS[0], "decoder").adapter
+    lora, himalaya = build(NAMED["lora8"], "decoder").adapter, build(NAMED["himalaya"], "decoder").adapter
     with pytest.raises(EdgeAdaptError, match="does not fit"):
         himalaya.load_own_state({**lora.own_state(), "noise": himalaya.own_state()["noise"]})
 
@@ -230,7 +104,7 @@ def test_rule_4_himalayas_formula_gives_the_published_totals(width: int, depth: 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
 def test_rule_5_loras_static_merge_equals_its_two_step_form(kind: str) -> None:
-    bench = build(SUBJECTS[-1], kind)
+    bench = build(NAMED["lora8"], kind)
     bench.adapter.attach()
     learn(bench)
     expected = bench.stored()
