@@ -15,12 +15,16 @@ from edgeadapt_train.backbone import blocks
 
 @dataclass(frozen=True)
 class Subject:
-    """A method with its options, and on which hosts it is defined."""
+    """A method with its options, and on which hosts it is defined.
+
+    inert: at the start it changes no bit of the outputs. merges: it has a static merge.
+    """
 
     name: str
     options: dict[str, Any]
     hosts: tuple[str, ...] = ("decoder", "encoder")
     inert: bool = True
+    merges: bool = False
     encoder_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -41,7 +45,7 @@ SUBJECTS = (
         inert=False,
         encoder_options={"site_modules": ("query", "key")},
     ),
-    Subject("lora8", {"method": "lora"}, encoder_options={"modules": ("query", "value")}),
+    Subject("lora8", {"method": "lora"}, merges=True, encoder_options={"modules": ("query", "value")}),
 )
 NAMED = {subject.name: subject for subject in SUBJECTS}
 
@@ -94,9 +98,10 @@ class Bench:
         mask[0, -3:] = 0
         return Prompt(embeddings, mask, self.task)
 
-    def forward(self) -> Any:
-        with self.adapter.conditioned(self.prompt):
-            return self.model(input_ids=self.ids)[0]
+    def forward(self, rows: slice = slice(None)) -> Any:
+        whole = self.prompt
+        with self.adapter.conditioned(Prompt(whole.embeddings[rows], whole.mask[rows], whole.task[rows])):
+            return self.model(input_ids=self.ids[rows])[0]
 
     def stored(self) -> Any:
         with self.adapter.hardened():
@@ -119,17 +124,18 @@ def learn(bench: Bench, steps: int = 4, task: int = 0, lr: float = 5e-3) -> None
     groups = [{"params": [p for _, p in g.parameters], "lr": lr * g.scale} for g in adapter.groups()]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
 
-    def backward() -> None:
+    def backward(rows: slice = slice(None)) -> None:
         optimiser.zero_grad()
-        output = bench.forward()
+        output = bench.forward(rows)
         loss = (output - output.detach().roll(1, dims=-1)).square().mean()
         penalty = adapter.penalty()
         (loss if penalty is None else loss + penalty).backward()
 
-    def gradients(count: int) -> Any:
+    def gradients(count: int, *, single: bool = False) -> Any:
         for _ in range(count):
-            backward()
-            yield
+            for rows in [slice(row, row + 1) for row in range(len(bench.ids))] if single else [slice(None)]:
+                backward(rows)
+                yield
 
     for step in range(steps):
         adapter.schedule(step / (steps - 1))

@@ -109,7 +109,7 @@ class Learner:
             group["lr"] = settings.lr * group["scale"] * factor
         adapter.schedule(self.done / max(1, self.total - 1))
         first = self.done * settings.accumulation
-        batches = [self._batch(first + offset) for offset in range(settings.accumulation)]
+        batches = [self._collate(self._chosen(first + offset)) for offset in range(settings.accumulation)]
         targets = sum(batch.targets for batch in batches)
         self._optimiser.zero_grad(set_to_none=True)
         loss = 0.0
@@ -173,11 +173,13 @@ class Learner:
             self._epochs = {epoch: epoch_batches(self._examples, self.settings.batch_size, key)}
         return self._epochs[epoch]
 
-    def _batch(self, number: int) -> Batch:
-        """Batch `number` of the task, epochs in a row (every epoch has as many batches)."""
+    def _chosen(self, number: int) -> list[int]:
+        """The examples of batch `number` of the task, epochs in a row (every epoch has as many batches)."""
         epoch, place = divmod(number, math.ceil(len(self._examples) / self.settings.batch_size))
-        chosen = self._epoch(epoch)[place]
-        return collate([self._examples[index] for index in chosen], self._eos, self._backbone.device)
+        return self._epoch(epoch)[place]
+
+    def _collate(self, indices: Sequence[int]) -> Batch:
+        return collate([self._examples[index] for index in indices], self._eos, self._backbone.device)
 
     def _backward(self, batch: Batch, targets: int, parts: int) -> float:
         """Backward of one batch's share; returns its part of the loss."""
@@ -194,14 +196,16 @@ class Learner:
         whole.backward()
         return float(loss.detach())
 
-    def _gradients(self, count: int) -> Iterator[None]:
+    def _gradients(self, count: int, *, single: bool = False) -> Iterator[None]:
         """Mini-batches of the task with their gradients, without a step: for Fisher diagonals. No more of them than the
-        task was trained on."""
+        task was trained on. `single`: one example at a time."""
         for number in range(min(count, self.total * self.settings.accumulation)):
-            self._adapter.zero_grad(set_to_none=True)
-            batch = self._batch(number)
-            self._backward(batch, batch.targets, 1)
-            yield
+            chosen = self._chosen(number)
+            for indices in [[index] for index in chosen] if single else [chosen]:
+                self._adapter.zero_grad(set_to_none=True)
+                batch = self._collate(indices)
+                self._backward(batch, batch.targets, 1)
+                yield
 
 
 def restore_adapter(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:

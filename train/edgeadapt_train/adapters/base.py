@@ -18,10 +18,10 @@ file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,26 @@ from torch import Tensor, nn
 from edgeadapt.errors import EdgeAdaptError
 
 Event = dict[str, Any]
-GradientBatches = Callable[[int], Iterable[None]]
+
+
+class GradientBatches(Protocol):
+    """The task's own data once more, gradients only."""
+
+    def __call__(self, count: int, *, single: bool = False) -> Iterable[None]:
+        """Run up to `count` mini-batches, backward included (with `penalty()`), one per item.
+
+        `single`: their examples one by one, each with the mean loss of its own target tokens.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Card:
+    """What `edgeadapt methods` says of a method, a few words each: its equation, what is trained, where it runs."""
+
+    equation: str
+    trained: str
+    device: str
 
 
 @dataclass(frozen=True)
@@ -81,8 +100,11 @@ class Adapter(nn.Module, ABC):
     """Base of all methods. Its own parameters are the declared ones; the host's stay frozen and bit-identical."""
 
     method: str
+    card: ClassVar[Card]
     variant: str = "default"
     budget: int = 2_500_000
+    default_ewc: ClassVar[Mapping[str, Any]] = {}
+    """Options of the EWC (ewc.py) that belongs to the method itself: it is there unless a run says otherwise."""
 
     @abstractmethod
     def attach(self) -> None:
@@ -114,7 +136,10 @@ class Adapter(nn.Module, ABC):
 
     def merged(self) -> dict[tuple[int, str], Tensor]:
         """The static merge: the host's weights with the stored adapter in them, float32 [d_out, d_in], by (layer, name
-        of the linear map). Raises EdgeAdaptError where the method has none."""
+        of the linear map; a parameter's path in the block, if that is no linear map's weight).
+
+        Raises EdgeAdaptError where the method has none.
+        """
         raise EdgeAdaptError(f"{self.method} has no static merge: what it adds depends on the input")
 
     @contextmanager
@@ -127,8 +152,12 @@ class Adapter(nn.Module, ABC):
         return []
 
     def end_task(self, index: int, gradients: GradientBatches) -> list[Event]:
-        """Task `index` is learnt. `gradients(n)` runs n mini-batches of it, backward included, one per item."""
+        """Task `index` is learnt."""
         return []
+
+    def held(self) -> list[tuple[str, nn.Parameter]]:
+        """What EWC may hold (ewc.py): parameters that mean in the next task what they meant in this one."""
+        return [item for group in self.groups() for item in group.parameters]
 
     def schedule(self, progress: float) -> None:
         """Anneal: progress in [0, 1] through the task."""

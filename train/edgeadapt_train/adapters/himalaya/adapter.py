@@ -45,7 +45,7 @@ from torch import Tensor
 
 from edgeadapt.codecs import three_bit
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_train.adapters.base import Adapter, Event, GradientBatches, Group, Host, Prompt
+from edgeadapt_train.adapters.base import Adapter, Card, Event, GradientBatches, Group, Host, Prompt
 from edgeadapt_train.adapters.himalaya.config import (
     ATOMS,
     CORE,
@@ -71,6 +71,11 @@ class Himalaya(Adapter):
     """One instance per run; its sites are hooks on `host`."""
 
     method = "himalaya"
+    card = Card(
+        "h_l + g_l r (r^T h_l), r = unit(D^T k), k = gates * coefficients of (prompt, task), at most 3 of 40",
+        "router, free atoms, the task's row and gains",
+        "decoder, r from a graph of its own once per prompt (HimalayaDirection, RankOneNorm)",
+    )
 
     statistics: Tensor
     counts: Tensor
