@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.families import module_name
 from edgeadapt_train.adapters.base import Host
 
 
 @dataclass(frozen=True)
 class LinearSite:
-    """The linear map called `name` (q_proj, ..., or query, ...) of block `layer`."""
+    """The linear map called `name` (q_proj, ..., in every family: edgeadapt.families) of block `layer`."""
 
     layer: int
     name: str
@@ -45,10 +46,11 @@ def linear_sites(host: Host, modules: Sequence[str]) -> tuple[LinearSite, ...]:
     """
     found = []
     for index, block in enumerate(host.layers):
-        named = {path.rsplit(".", 1)[-1]: module for path, module in block.named_modules()}
-        for name in modules:
+        linears = {path: module for path, module in block.named_modules() if isinstance(module, nn.Linear)}
+        named = {module_name(path): module for path, module in linears.items()}
+        for name in map(module_name, modules):
             module = named.get(name)
-            if not isinstance(module, nn.Linear):
+            if module is None:
                 raise EdgeAdaptError(f"adapter.modules: backbone {host.id} has no linear map named {name!r}")
             found.append(LinearSite(index, name, module))
     return tuple(found)

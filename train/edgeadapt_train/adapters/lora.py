@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_train.adapters.base import Adapter, Group, Host
+from edgeadapt_train.adapters.base import Adapter, Card, Group, Host
+from edgeadapt_train.adapters.linear_sites import linear_sites
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Lora(Adapter):
     """peft's LoRA behind the contract."""
 
     method = "lora"
+    card = Card(
+        "y = W x + (alpha / r) B A x",
+        "A and B of every site",
+        "decoder, as inputs in fp32, fp16 or int8 (LowRankUpdate), or merged",
+    )
 
     def __init__(self, config: LoraConfig, host: Host, seed: int) -> None:
         from peft import LoraConfig as PeftConfig
@@ -58,7 +64,7 @@ class Lora(Adapter):
         found = self._find(host)
         with torch.random.fork_rng(devices=[]):  # peft draws from the global generator; ours are drawn below
             peft_config = PeftConfig(
-                r=config.rank, lora_alpha=config.alpha, target_modules=list(config.modules), lora_dropout=0.0
+                r=config.rank, lora_alpha=config.alpha, target_modules=_paths(host.model, found), lora_dropout=0.0
             )
             frozen = [(parameter, parameter.requires_grad) for parameter in host.model.parameters()]
             inject_adapter_in_model(peft_config, host.model)
@@ -79,15 +85,14 @@ class Lora(Adapter):
             setattr(parent, attribute, layer.get_base_layer())
 
     def _find(self, host: Host) -> list[tuple[int, str, nn.Module, str]]:
+        """(layer, name, the module that holds the linear map, its attribute there) of every site."""
         found = []
-        for index, block in enumerate(host.layers):
-            for parent in block.modules():
-                for attribute, child in parent.named_children():
-                    if attribute in self.config.modules and isinstance(child, nn.Linear):
-                        found.append((index, attribute, parent, attribute))
-        missing = set(self.config.modules) - {name for _, name, _, _ in found}
-        if missing:
-            raise EdgeAdaptError(f"adapter.modules: backbone {host.id} has no linear map named {sorted(missing)[0]!r}")
+        for site in linear_sites(host, self.config.modules):
+            parents = host.layers[site.layer].modules()
+            places = (
+                (parent, at) for parent in parents for at, child in parent.named_children() if child is site.module
+            )
+            found.append((site.layer, site.name, *next(places)))
         return found
 
     def attach(self) -> None:
@@ -160,3 +165,9 @@ class Lora(Adapter):
             + (stored[f"layers.{index}.{name}.A"].float() @ stored[f"layers.{index}.{name}.B"].float()).T
             for index, name, _, _, layer in self._peft
         }
+
+
+def _paths(model: nn.Module, sites: list[tuple[int, str, nn.Module, str]]) -> list[str]:
+    """The sites' linear maps by their whole paths in the model: what they are called alone need not be unique."""
+    wanted = {id(getattr(parent, attribute)) for _, _, parent, attribute in sites}
+    return [path for path, module in model.named_modules() if id(module) in wanted]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.families import module_name
 from edgeadapt_train.adapters.base import Host
 
 
@@ -34,14 +35,15 @@ class RankOneSites:
         self._current: tuple[Tensor, Tensor] | None = None
         self._targets: list[list[tuple[str, nn.Linear]]] = []
         if kind == "square":
-            self._targets = [self._square(layer, modules) for layer in host.layers]
-            self.modules = [name for name in modules if any(name == found for found, _ in self._targets[0])]
+            wanted = tuple(map(module_name, modules))
+            self._targets = [self._square(layer, wanted) for layer in host.layers]
+            self.modules = [name for name in wanted if any(name == found for found, _ in self._targets[0])]
 
     def _square(self, layer: nn.Module, wanted: tuple[str, ...]) -> list[tuple[str, nn.Linear]]:
         """The square linear maps of a block among the wanted names. A name that is there but not square is left out
         only if another wanted one is square: the design says q_proj where square, o_proj."""
         d = self._host.hidden_size
-        named = [(path.rsplit(".", 1)[-1], module) for path, module in layer.named_modules()]
+        named = [(module_name(path), module) for path, module in layer.named_modules()]
         linears = [(name, module) for name, module in named if name in wanted and isinstance(module, nn.Linear)]
         square = [(name, module) for name, module in linears if (module.in_features, module.out_features) == (d, d)]
         if square:
