@@ -8,7 +8,7 @@
 The pattern of a residual site (methods.md section 1) in the decoder graphs that onnxruntime-genai builds: the sum of
 the residual stream b and a branch a is taken by the SkipSimplifiedLayerNormalization behind it, which this op replaces.
 The update then costs two passes over h and no node; at decode it is the nodes that cost. See rank_one_update for r and
-u; the body is that op's before a SkipSimplifiedLayerNormalization(h, z), whose arithmetic (float32 throughout) this is.
+u; the body ends in SkipSimplifiedLayerNormalization(h, z), whose arithmetic (float32 throughout) this is.
 
 u = 0 or r = 0 gives what the normalisation alone gives, to the bit of h' and to rounding in y. Every (batch, token) row
 is on its own; a NaN or inf stays in its token.
@@ -45,15 +45,13 @@ def reference(a: F32, b: F32, r: F32, u: F32, gamma: F32, *, epsilon: float) -> 
 
 
 def body() -> str:
-    """ONNX function in text syntax: five nodes in the place of one."""
+    """ONNX function in text syntax: four nodes in the place of one."""
     header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}, "com.microsoft": 1]>'
     return f"""{header}
 {NAME} <epsilon> (a, b, r, u, gamma) => (y, s)
 {{
-    last = Constant <value = int64[1] {{-1}}> ()
     h = Add (a, b)
-    products = Mul (h, r)
-    dot = ReduceSum <keepdims = 1> (products, last)
+    dot = com.microsoft.FusedMatMul <transB = 1> (h, r)
     z = Mul (dot, u)
     y, mean, deviation, s = com.microsoft.SkipSimplifiedLayerNormalization <epsilon: float = @epsilon> (h, z, gamma)
 }}
