@@ -51,6 +51,20 @@ def updated_norm(tokens: int) -> Case:
     return Case("", {**inputs, "gamma": normal(D)}, attributes={"epsilon": 1e-5})
 
 
+def route(tokens: int) -> Case:
+    inputs = {"h": normal(1, tokens, D), "W": normal(D, 16), "K": normal(16, 128), "bias": normal(1, 1, 128)}
+    return Case("", inputs, attributes={"k": 2})
+
+
+def atom_mix(tokens: int) -> Case:
+    """On q, k and v, packed; of two atoms, since no other is read."""
+    chosen = np.random.default_rng(2).integers(0, 2, (1, tokens, 2))
+    tables = {"U": normal(2, 960), "V": normal(2, 3, D), "g": normal(2, 3)}
+    columns = np.array([[0, 576], [576, 768], [768, 960]])
+    inputs = {"y": normal(1, tokens, 960), "x": normal(1, tokens, D), **tables}
+    return Case("", {**inputs, "columns": columns, "index": chosen, "weight": normal(1, tokens, 2)})
+
+
 def encoder_norm() -> Case:
     inputs = {"a": normal(1, 512, 384), "b": normal(1, 512, 384), "gamma": normal(384), "beta": normal(384)}
     return Case("", inputs, attributes={"epsilon": 1e-12})
@@ -67,6 +81,10 @@ WORKLOADS: dict[tuple[str, str], Callable[[], Case]] = {
     ("RankOneNorm", "512 tokens"): lambda: updated_norm(512),
     ("LowRankUpdate", "rank 8, one token"): lambda: low_rank(1),
     ("LowRankUpdate", "rank 8, 512 tokens"): lambda: low_rank(512),
+    ("AtomRoute", "one token"): lambda: route(1),
+    ("AtomRoute", "512 tokens"): lambda: route(512),
+    ("AtomMixUpdate", "q, k, v, one token"): lambda: atom_mix(1),
+    ("AtomMixUpdate", "q, k, v, 512 tokens"): lambda: atom_mix(512),
     ("HimalayaDirection", "one prompt"): lambda: next(iter(OPS["HimalayaDirection"].cases(np.random.default_rng(1)))),
     ("TanhGelu", "512 x 1536"): lambda: Case("", {"x": normal(1, 512, INNER)}),
     ("AddLayerNorm", "512 x 384"): encoder_norm,
@@ -108,7 +126,7 @@ def test_kernel(workload: tuple[str, str], isa: str, benchmark: Any, record: Cal
 
 def open_session(name: str, case: Case, isa: str) -> ort.InferenceSession:
     """One node, its weights constant as in a model; skips the test where this machine has no such kernel."""
-    weights = frozenset(case.inputs) & {"data", "scales", "zero_points", "gamma", "beta"}
+    weights = frozenset(case.inputs) & {"data", "scales", "zero_points", "gamma", "beta", "columns"}
     model = model_of(OPS[name], case, with_body=isa == "body", constants=weights)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -11,7 +11,8 @@
 //       OrtStatus* Load(const NodeInfo&);              // optional: read the node's attributes and constants
 //       static constexpr const char* kWidth = "N";     // optional: the attribute that is the output's last dimension
 //       static constexpr size_t kOutputs = 2;          // optional: more than one
-//       OrtStatus* Compute(Context& context) const;    // float outputs, shaped like input 0 (but for kWidth)
+//       static constexpr ONNXTensorElementDataType kOutputTypes[] = {kInt64, kFloat};    // optional: not all are float
+//       OrtStatus* Compute(Context& context) const;    // outputs shaped like input 0 (but for kWidth)
 //     };
 //
 // and Op<Kernel> makes the OrtCustomOp of it.
@@ -172,11 +173,12 @@ class Context : public Checks {
   OrtStatus* Output(const Tensor& like, float** data, size_t index = 0) const {
     return Output(index, like.shape, like.rank, data);
   }
-  OrtStatus* OutputOfWidth(const Tensor& like, size_t width, float** data) const {
+  template <class T>
+  OrtStatus* OutputOfWidth(const Tensor& like, size_t width, T** data, size_t index = 0) const {
     int64_t shape[Tensor::kMaxRank];
     for (size_t i = 0; i < like.rank; ++i) shape[i] = like.shape[i];
     shape[like.rank - 1] = static_cast<int64_t>(width);
-    return Output(0, shape, like.rank, data);
+    return Output(index, shape, like.rank, data);
   }
 
   // body(begin, end) over pieces of [0, total); in parallel if `work` (multiply-adds of the whole) is worth it.
@@ -203,12 +205,13 @@ class Context : public Checks {
   }
 
  private:
-  OrtStatus* Output(size_t index, const int64_t* shape, size_t rank, float** data) const {
+  template <class T>
+  OrtStatus* Output(size_t index, const int64_t* shape, size_t rank, T** data) const {
     OrtValue* value = nullptr;
     if (OrtStatus* status = api_.KernelContext_GetOutput(context_, index, shape, rank, &value)) return status;
     void* raw = nullptr;
     if (OrtStatus* status = api_.GetTensorMutableData(value, &raw)) return status;
-    *data = static_cast<float*>(raw);
+    *data = static_cast<T*>(raw);
     return nullptr;
   }
 
@@ -292,7 +295,7 @@ struct Op : OrtCustomOp {
     };
     GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
     GetOutputTypeCount = [](const OrtCustomOp*) { return Outputs<Kernel>(0); };
-    GetOutputType = [](const OrtCustomOp*, size_t) { return kFloat; };
+    GetOutputType = [](const OrtCustomOp*, size_t i) { return OutputType<Kernel>(i, 0); };
     GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
     GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
     GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 1; };
@@ -360,11 +363,11 @@ struct Op : OrtCustomOp {
       }
       OrtTensorTypeAndShapeInfo* output = nullptr;
       if (OrtStatus* status = ort.CreateTensorTypeAndShapeInfo(&output)) return status;
-      OrtStatus* status = ort.SetTensorElementType(output, kFloat);
-      if (status == nullptr) status = ort.SetDimensions(output, shape, rank);
+      OrtStatus* status = ort.SetDimensions(output, shape, rank);
       if (status == nullptr) status = ort.SetSymbolicDimensions(output, names, rank);
       for (size_t i = 0; status == nullptr && i < Outputs<Kernel>(0); ++i) {
-        status = ort.ShapeInferContext_SetOutputTypeShape(context, i, output);
+        status = ort.SetTensorElementType(output, OutputType<Kernel>(i, 0));
+        if (status == nullptr) status = ort.ShapeInferContext_SetOutputTypeShape(context, i, output);
       }
       ort.ReleaseTensorTypeAndShapeInfo(output);
       return status;
@@ -380,6 +383,14 @@ struct Op : OrtCustomOp {
   template <class K>
   static size_t Outputs(long) {
     return 1;
+  }
+  template <class K>
+  static ONNXTensorElementDataType OutputType(size_t i, decltype(K::kOutputTypes[0], 0)) {
+    return K::kOutputTypes[i];
+  }
+  template <class K>
+  static ONNXTensorElementDataType OutputType(size_t, long) {
+    return kFloat;
   }
   template <class K>
   static auto Load(K* kernel, const NodeInfo& node, int) -> decltype(kernel->Load(node)) {

@@ -8,7 +8,9 @@
   X(RankOneUpdate)               \
   X(RankOneNorm)                 \
   X(LowRankUpdate)               \
-  X(HimalayaDirection)
+  X(HimalayaDirection)           \
+  X(AtomRoute)                   \
+  X(AtomMixUpdate)
 #define EDGEADAPT_BACKBONE_OPS(X) \
   X(QuantMatMul)                  \
   X(TanhGelu)                     \

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from edgeadapt.ops import (
     add_layer_norm,
+    atom_mix_update,
+    atom_route,
     himalaya_direction,
     low_rank_update,
     quant_matmul,
@@ -20,6 +22,8 @@ OPS: dict[str, Op] = {
         rank_one_update.OP,
         rank_one_norm.OP,
         low_rank_update.OP,
+        atom_route.OP,
+        atom_mix_update.OP,
         quant_matmul.OP,
         tanh_gelu.OP,
         add_layer_norm.OP,

@@ -53,7 +53,8 @@ class Case:
 class Op:
     """One op of the domain `edgeadapt`.
 
-    reference   NumPy, arrays in the op's order, attributes as keywords -> the output, float32; a tuple of several
+    reference   NumPy, arrays in the op's order, attributes as keywords -> the output, float32 (int64: indices, which
+                must agree); a tuple of several
     outputs     their names, in the op's order
     body        keyword flags (see `forms`) -> the ONNX function in ONNX text syntax, opset 21
     forms       every set of flags that the exporter may emit; one form per model file, since an ONNX function cannot

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.parser
-from onnx import TensorProto, helper
+from onnx import helper
 
 from edgeadapt.ops import DOMAIN, OPS, OPSET, VERSION, Case, Op
 
@@ -57,7 +57,7 @@ def probe(op: Op, case: Case) -> bytes:
         for name, value in case.inputs.items()
     ]
     outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * value.ndim)
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
         for name, value in zip(op.outputs, op.expected(case), strict=True)
     ]
     node = helper.make_node(op.name, op.arguments(case), op.outputs, domain=DOMAIN)

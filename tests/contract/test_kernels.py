@@ -276,6 +276,24 @@ REFUSED = [
     ("HimalayaDirection", {}, resize("w2", 1, 1), r"input 'w2' has shape \[80,68\], expected \[80,67\]"),
     ("HimalayaDirection", {}, resize("row_scales", 0, 1), r"input 'row_scales' has shape \[2\], expected \[1\]"),
     ("HimalayaDirection", {}, replace("task", lambda t: t + 1), r"task\[0\] is 1; this adapter knows 1 tasks"),
+    ("AtomMixUpdate", {}, replace("index", lambda i: i + 128), r"index\[0\] is \d+; there are 128 atoms"),
+    ("AtomMixUpdate", {}, replace("index", lambda i: i - 128), r"index\[0\] is -\d+; there are 128 atoms"),
+    (
+        "AtomMixUpdate",
+        {},
+        replace("columns", lambda c: c + 1),
+        r"columns\[2\] is 769\.\.961; a segment lies within 0\.\.960",
+    ),
+    ("AtomMixUpdate", {}, replace("columns", lambda c: c - 1), r"columns\[0\] is -1\.\.575"),
+    (
+        "AtomMixUpdate",
+        {},
+        replace("V", lambda v: v[:, :, 1:]),
+        r"input 'V' has shape \[128,3,575\], expected \[128,\*,576\]",
+    ),
+    ("AtomMixUpdate", {}, replace("weight", lambda w: w[:, :, :1]), "input 'weight' has shape"),
+    ("AtomRoute", {}, replace("K", lambda k: k[:, :1]), "expected"),
+    ("AtomRoute", {}, replace("W", lambda w: w[1:]), r"input 'W' has shape \[575,16\], expected \[576,\*\]"),
     ("HimalayaDirection", {}, replace("task", lambda t: t - 1), r"task\[0\] is -1; this adapter knows 1 tasks"),
 ]
 
@@ -312,7 +330,11 @@ def one_node(
         for key, value in inputs.items()
     ]
     shape = None if rank is None else [None] * rank
-    outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape) for output in OPS[name].outputs]
+    types = [
+        helper.np_dtype_to_tensor_dtype(value.dtype)
+        for value in OPS[name].expected(first_case(name, **OPS[name].forms[0]))
+    ]
+    outputs = [helper.make_tensor_value_info(*output, shape) for output in zip(OPS[name].outputs, types, strict=True)]
     node = helper.make_node(name, OPS[name].arguments(Case("", inputs)), OPS[name].outputs, domain=DOMAIN)
     node.attribute.extend(helper.make_attribute(key, value) for key, value in (attributes or {}).items())
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]

@@ -1,0 +1,103 @@
+// AtomMixUpdate: z[c] = y[c] + sum_j weight_j g[i, s] (V[i, s] . x) U[i, c], i = index_j, for the columns c of each
+// segment s.
+//
+//   y  float32 [B, T, m]     x  float32 [B, T, d]     U  float32 [M, m]     V  float32 [M, S, d]     g  float32 [M, S]
+//   columns  int64 [S, 2], first column and past-the-last     index  int64 [B, T, k]     weight  float32 [B, T, k]
+//
+// Per token and atom: S dot products and S scaled additions to slices of z. Only the k atoms that a token mixes are
+// read.
+#include <cstring>
+
+#include "ops.h"
+
+namespace edgeadapt {
+namespace {
+
+enum In : size_t { kY, kX, kU, kV, kG, kColumns, kIndex, kWeight, kInputCount };
+
+struct AtomMixUpdate : VectorKernel {
+  static constexpr const char* kName = "AtomMixUpdate";
+  static constexpr Input kInputs[kInputCount] = {{"y", kFloat},     {"x", kFloat},     {"U", kFloat},
+                                                 {"V", kFloat},     {"g", kFloat},     {"columns", kInt64},
+                                                 {"index", kInt64}, {"weight", kFloat}};
+  static constexpr int kInPlace = 0;
+
+  OrtStatus* Compute(Context& context) const {
+    Tensor in[kInputCount];
+    for (size_t i = 0; i < kInputCount; ++i) {
+      if (OrtStatus* status = context.Get(i, kInputs[i], &in[i])) return status;
+    }
+    if (OrtStatus* status = Check(context, in)) return status;
+    float* z = nullptr;
+    if (OrtStatus* status = context.Output(in[kY], &z)) return status;
+
+    const size_t rows = in[kY].dim(0) * in[kY].dim(1), m = in[kY].dim(2), d = in[kX].dim(2);
+    const size_t segments = in[kG].dim(1), k = in[kIndex].dim(2);
+    if (m == 0) return nullptr;  // there may be any number of empty rows
+    const float *y = in[kY].as<float>(), *x = in[kX].as<float>(), *weight = in[kWeight].as<float>();
+    const int64_t* index = in[kIndex].as<int64_t>();
+    return context.For(rows, rows * k * (segments * d + m), [&](size_t begin, size_t end) {
+      if (z != y) std::memcpy(z + begin * m, y + begin * m, (end - begin) * m * sizeof(float));
+      for (size_t row = begin; row < end; ++row) {
+        for (size_t j = row * k; j < (row + 1) * k; ++j) {
+          AddAtom(in, static_cast<size_t>(index[j]), weight[j], x + row * d, z + row * m);
+        }
+      }
+    });
+  }
+
+  // z += weight g[i, s] (V[i, s] . x) U[i, its columns], every segment s.
+  void AddAtom(const Tensor (&in)[kInputCount], size_t i, float weight, const float* x, float* z) const {
+    const size_t segments = in[kG].dim(1), d = in[kX].dim(2);
+    const float* u = in[kU].as<float>() + i * in[kU].dim(1);
+    for (size_t s = 0; s < segments; ++s) {
+      const size_t at = i * segments + s;
+      const auto first = static_cast<size_t>(in[kColumns].as<int64_t>()[2 * s]);
+      const auto end = static_cast<size_t>(in[kColumns].as<int64_t>()[2 * s + 1]);
+      if (first >= end) continue;
+      const float c = weight * in[kG].as<float>()[at] * vectors->dot(in[kV].as<float>() + at * d, x, d);
+      vectors->axpy(z + first, c, u + first, z + first, end - first);
+    }
+  }
+
+  static OrtStatus* Check(const Context& context, const Tensor (&in)[kInputCount]) {
+    const int64_t any[] = {-1, -1, -1};
+    if (OrtStatus* status = context.Expect(in[kY], "y", 3, any)) return status;
+    const int64_t batch = in[kY].shape[0], tokens = in[kY].shape[1], m = in[kY].shape[2];
+    const int64_t x_shape[] = {batch, tokens, -1};
+    if (OrtStatus* status = context.Expect(in[kX], "x", 3, x_shape)) return status;
+    const int64_t U_shape[] = {-1, m};
+    if (OrtStatus* status = context.Expect(in[kU], "U", 2, U_shape)) return status;
+    const int64_t atoms = in[kU].shape[0];
+    const int64_t V_shape[] = {atoms, -1, in[kX].shape[2]};
+    if (OrtStatus* status = context.Expect(in[kV], "V", 3, V_shape)) return status;
+    const int64_t segments = in[kV].shape[1];
+    if (OrtStatus* status = context.Expect(in[kG], "g", 2, in[kV].shape)) return status;
+    const int64_t columns_shape[] = {segments, 2};
+    if (OrtStatus* status = context.Expect(in[kColumns], "columns", 2, columns_shape)) return status;
+    if (OrtStatus* status = context.Expect(in[kIndex], "index", 3, x_shape)) return status;
+    if (OrtStatus* status = context.Expect(in[kWeight], "weight", 3, in[kIndex].shape)) return status;
+    if (in[kIndex].shape[2] == 0) return context.Invalid("input 'index' holds no atom; k must be 1 at least");
+    for (size_t s = 0; s < in[kColumns].dim(0); ++s) {
+      const int64_t first = in[kColumns].as<int64_t>()[2 * s], end = in[kColumns].as<int64_t>()[2 * s + 1];
+      if (first < 0 || first > m || end < 0 || end > m) {
+        return context.Invalid("columns[%zu] is %lld..%lld; a segment lies within 0..%lld", s,
+                               static_cast<long long>(first), static_cast<long long>(end), static_cast<long long>(m));
+      }
+    }
+    for (size_t j = 0; j < in[kIndex].size(); ++j) {
+      const int64_t chosen = in[kIndex].as<int64_t>()[j];
+      if (chosen < 0 || chosen >= atoms) {
+        return context.Invalid("index[%zu] is %lld; there are %lld atoms", j, static_cast<long long>(chosen),
+                               static_cast<long long>(atoms));
+      }
+    }
+    return nullptr;
+  }
+};
+
+}  // namespace
+
+OrtCustomOp* MakeAtomMixUpdate(const OrtApi* api) { return MakeOp<AtomMixUpdate>(api); }
+
+}  // namespace edgeadapt

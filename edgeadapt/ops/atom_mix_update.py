@@ -1,0 +1,154 @@
+"""AtomMixUpdate: the k atoms that a token mixes, beside a linear layer (UniHyperLoRA, SAT-LoRA; methods.md section 2).
+
+    z[b,t,c] = y[b,t,c] + sum_j weight[b,t,j] g[i,s] (V[i,s] . x[b,t]) U[i,c]      i = index[b,t,j],  c in segment s
+
+    y       : float32 [B, T, m]                x : float32 [B, T, d]
+    U       : float32 [M, m], written          V : float32 [M, S, d], read         g : float32 [M, S]
+    columns : int64 [S, 2], segment s is columns[s,0] <= c < columns[s,1]
+    index   : int64 [B, T, k], 0 <= index < M  weight : float32 [B, T, k]          z : float32 [B, T, m]
+
+A linear layer that computes one matrix has S = 1 and columns = [[0, m]]; packed projections (q, k, v) are segments of
+one output, each with its own gains and its own V. Columns of no segment stay as they are, exactly; where segments
+overlap their sums add. index and weight come from AtomRoute, one for all sites of a block. The work per token is
+k (S d + m) products, whatever M is: k atoms are gathered, never all of them.
+
+Sums run in float32. weight = 0, g = 0, U = 0 or V = 0 give z = y for finite inputs. Each (batch, token) row depends on
+its own rows alone: a NaN in one token of x stays there. T = 0 gives an empty z; k is 1 at least. An index outside
+0..M-1, and a column outside 0..m, are errors of the caller: the reference and the kernel refuse them; in the body
+Gather refuses index >= M and counts a negative one from the end. A segment that ends before it begins is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.ops.registry import Array, Case, Op, function_text, require
+
+NAME = "AtomMixUpdate"
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+
+def reference(y: F32, x: F32, U: F32, V: F32, g: F32, columns: I64, index: I64, weight: F32) -> F32:  # noqa: PLR0917
+    """The op in NumPy, sums in float64. Raises EdgeAdaptError for shapes, dtypes, indices or ranges that do not fit."""
+    require(
+        x.ndim == 3 and y.ndim == 3 and y.shape[:2] == x.shape[:2],
+        NAME,
+        f"y {y.shape} and x {x.shape} must be [B, T, m] and [B, T, d]",
+    )
+    d, m = x.shape[2], y.shape[2]
+    require(
+        U.ndim == 2 and V.ndim == 3 and g.shape == V.shape[:2] and U.shape == (len(V), m) and V.shape[2] == d,
+        NAME,
+        f"U {U.shape}, V {V.shape} and g {g.shape} must be [M, {m}], [M, S, {d}] and [M, S]",
+    )
+    require(
+        columns.dtype == np.int64 and columns.shape == (g.shape[1], 2),
+        NAME,
+        f"columns are {columns.dtype} {columns.shape}; they must be int64 [{g.shape[1]}, 2]",
+    )
+    require(bool(((columns >= 0) & (columns <= m)).all()), NAME, f"columns must lie in 0..{m}")
+    require(
+        index.ndim == 3 and index.shape == weight.shape and index.shape[:2] == x.shape[:2] and index.dtype == np.int64,
+        NAME,
+        f"index {index.dtype} {index.shape} and weight {weight.shape} must be int64 and float32 [B, T, k]",
+    )
+    require(index.shape[2] > 0, NAME, "index holds no atom; k must be 1 at least")
+    require(bool(((index >= 0) & (index < len(U))).all()), NAME, f"index must lie in 0..{len(U) - 1}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        inner = np.einsum("btksd,btd->btks", V[index].astype(np.float64), x.astype(np.float64))
+        c = weight.astype(np.float64)[..., None] * g[index] * inner
+        z = y.astype(np.float64)
+        for s, (first, end) in enumerate(columns.tolist()):
+            z[..., first:end] += np.einsum("btk,btkc->btc", c[..., s], U[index][..., first:end].astype(np.float64))
+        return np.asarray(z, dtype=np.float32)
+
+
+def body() -> str:
+    """ONNX function in text syntax. What depends on U's shape and `columns` alone is folded when a graph is loaded."""
+    lines = """
+        zero = Constant <value_int = 0> ()
+        one = Constant <value_int = 1> ()
+        at_2 = Constant <value_ints = [2]> ()
+        at_3 = Constant <value_ints = [3]> ()
+        at_4 = Constant <value_ints = [4]> ()
+        at_2_4 = Constant <value_ints = [2, 4]> ()
+        width = Shape <start = 1, end = 2> (U)
+        m = Squeeze (width)
+        c = Range (zero, m, one)
+        first, end = Split <axis = 1, num_outputs = 2> (columns)
+        from = GreaterOrEqual (c, first)
+        before = Less (c, end)
+        within = And (from, before)
+        segment = Cast <to = 1> (within)
+        u = Gather <axis = 0> (U, index)
+        v = Gather <axis = 0> (V, index)
+        gain = Gather <axis = 0> (g, index)
+        column = Unsqueeze (x, at_2_4)
+        inner = MatMul (v, column)
+        dot = Squeeze (inner, at_4)
+        share = Unsqueeze (weight, at_3)
+        scaled = Mul (dot, gain)
+        mixed = Mul (scaled, share)
+        spread = MatMul (mixed, segment)
+        terms = Mul (u, spread)
+        delta = ReduceSum <keepdims = 0> (terms, at_2)
+        z = Add (y, delta)
+    """
+    return function_text(NAME, "y, x, U, V, g, columns, index, weight", "z", lines)
+
+
+def cases(rng: np.random.Generator) -> Iterator[Case]:
+    """Random shapes, one segment and several, then what must not go wrong."""
+
+    def normal(*shape: int) -> F32:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    def given(shape: tuple[int, ...], columns: list[list[int]]) -> dict[str, Array]:
+        batch, tokens, d, m, atoms, k = shape
+        raw = np.exp(normal(batch, tokens, k))
+        return {
+            "y": normal(batch, tokens, m),
+            "x": normal(batch, tokens, d),
+            "U": normal(atoms, m),
+            "V": normal(atoms, len(columns), d) / np.float32(d**0.5),
+            "g": normal(atoms, len(columns)),
+            "columns": np.array(columns, np.int64),
+            "index": rng.integers(0, atoms, (batch, tokens, k)),
+            "weight": raw / raw.sum(axis=2, keepdims=True),
+        }
+
+    packed = [[0, 576], [576, 768], [768, 960]]
+    shapes: tuple[tuple[tuple[int, ...], list[list[int]]], ...] = (
+        ((1, 1, 576, 960, 128, 2), packed),
+        ((1, 1, 1536, 576, 128, 2), [[0, 576]]),
+        ((1, 17, 576, 960, 16, 2), packed),
+        ((2, 3, 33, 45, 9, 3), [[0, 20], [20, 45]]),
+        ((3, 4, 8, 8, 1, 1), [[0, 8]]),
+        ((2, 2, 1, 1, 2, 2), [[0, 1]]),
+    )
+    for shape, columns in shapes:
+        name = "random B={} T={} d={} m={} M={} k={}".format(*shape)
+        yield Case(f"{name} S={len(columns)}", given(shape, columns))
+    yield Case("columns of no segment stay", given((2, 3, 16, 40, 8, 2), [[0, 10], [25, 33]]))
+    yield Case("overlapping segments add", given((1, 3, 16, 40, 8, 2), [[0, 30], [10, 40]]))
+    yield Case("empty segments", given((1, 3, 16, 40, 8, 2), [[0, 0], [0, 40], [30, 10]]))
+    several = given((2, 3, 32, 40, 8, 2), [[0, 24], [24, 40]])
+    for name in ("weight", "g", "U", "V"):
+        yield Case(f"{name} = 0", {**several, name: 0 * several[name]}, exact=True)
+    twice = {**several, "index": np.zeros((2, 3, 2), np.int64)}
+    yield Case("the same atom twice", twice)
+    last = {**several, "index": np.full((2, 3, 2), 7)}
+    yield Case("the last atom", last)
+    yield Case("empty T", {**several, **{name: several[name][:, :0] for name in ("y", "x", "index", "weight")}})
+    large = {**several, "x": several["x"] * np.float32(1e4)}
+    yield Case("large activations", large)
+    spoilt = several["x"].copy()
+    spoilt[0, 1, 3] = spoilt[1, 2, 0] = np.nan
+    yield Case("NaN stays in its tokens", {**several, "x": spoilt})
+
+
+OP = Op(NAME, reference, body, ({},), cases, tolerance=5e-6, scaled_by=("y", "x"))
