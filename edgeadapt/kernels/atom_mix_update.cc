@@ -1,8 +1,8 @@
-// AtomMixUpdate: z[c] = y[c] + sum_j weight_j g[i, s] (V[i, s] . x) U[i, c], i = index_j, for the columns c of each
-// segment s.
+// AtomMixUpdate: z[c] = y[c] + sum_j weight_j g[row, i, s] (V[i, s] . x) U[i, c], i = index_j, for the columns c of
+// each segment s.
 //
-//   y  float32 [B, T, m]     x  float32 [B, T, d]     U  float32 [M, m]     V  float32 [M, S, d]     g  float32 [M, S]
-//   columns  int64 [S, 2], first column and past-the-last     index  int64 [B, T, k]     weight  float32 [B, T, k]
+//   y  float32 [B, T, m]     x  float32 [B, T, d]     U  float32 [M, m]     V  float32 [M, S, d]     g  float32 [R, M,
+//   S] columns  int64 [S, 2], first column and past-the-last     index  int64 [B, T, k]     weight  float32 [B, T, k]
 //
 // Per token and atom: S dot products and S scaled additions to slices of z. Only the k atoms that a token mixes are
 // read.
@@ -22,6 +22,10 @@ struct AtomMixUpdate : VectorKernel {
                                                  {"index", kInt64}, {"weight", kFloat}};
   static constexpr int kInPlace = 0;
 
+  int64_t row;
+
+  OrtStatus* Load(const NodeInfo& node) { return node.Get("row", 0, INT32_MAX, &row); }
+
   OrtStatus* Compute(Context& context) const {
     Tensor in[kInputCount];
     for (size_t i = 0; i < kInputCount; ++i) {
@@ -32,35 +36,36 @@ struct AtomMixUpdate : VectorKernel {
     if (OrtStatus* status = context.Output(in[kY], &z)) return status;
 
     const size_t rows = in[kY].dim(0) * in[kY].dim(1), m = in[kY].dim(2), d = in[kX].dim(2);
-    const size_t segments = in[kG].dim(1), k = in[kIndex].dim(2);
+    const size_t segments = in[kV].dim(1), k = in[kIndex].dim(2);
     if (m == 0) return nullptr;  // there may be any number of empty rows
     const float *y = in[kY].as<float>(), *x = in[kX].as<float>(), *weight = in[kWeight].as<float>();
     const int64_t* index = in[kIndex].as<int64_t>();
     return context.For(rows, rows * k * (segments * d + m), [&](size_t begin, size_t end) {
       if (z != y) std::memcpy(z + begin * m, y + begin * m, (end - begin) * m * sizeof(float));
-      for (size_t row = begin; row < end; ++row) {
-        for (size_t j = row * k; j < (row + 1) * k; ++j) {
-          AddAtom(in, static_cast<size_t>(index[j]), weight[j], x + row * d, z + row * m);
+      for (size_t at = begin; at < end; ++at) {
+        for (size_t j = at * k; j < (at + 1) * k; ++j) {
+          AddAtom(in, static_cast<size_t>(index[j]), weight[j], x + at * d, z + at * m);
         }
       }
     });
   }
 
-  // z += weight g[i, s] (V[i, s] . x) U[i, its columns], every segment s.
+  // z += weight g[row, i, s] (V[i, s] . x) U[i, its columns], every segment s.
   void AddAtom(const Tensor (&in)[kInputCount], size_t i, float weight, const float* x, float* z) const {
-    const size_t segments = in[kG].dim(1), d = in[kX].dim(2);
+    const size_t atoms = in[kV].dim(0), segments = in[kV].dim(1), d = in[kX].dim(2);
     const float* u = in[kU].as<float>() + i * in[kU].dim(1);
+    const float* g = in[kG].as<float>() + static_cast<size_t>(row) * atoms * segments;
     for (size_t s = 0; s < segments; ++s) {
       const size_t at = i * segments + s;
       const auto first = static_cast<size_t>(in[kColumns].as<int64_t>()[2 * s]);
       const auto end = static_cast<size_t>(in[kColumns].as<int64_t>()[2 * s + 1]);
       if (first >= end) continue;
-      const float c = weight * in[kG].as<float>()[at] * vectors->dot(in[kV].as<float>() + at * d, x, d);
+      const float c = weight * g[at] * vectors->dot(in[kV].as<float>() + at * d, x, d);
       vectors->axpy(z + first, c, u + first, z + first, end - first);
     }
   }
 
-  static OrtStatus* Check(const Context& context, const Tensor (&in)[kInputCount]) {
+  OrtStatus* Check(const Context& context, const Tensor (&in)[kInputCount]) const {
     const int64_t any[] = {-1, -1, -1};
     if (OrtStatus* status = context.Expect(in[kY], "y", 3, any)) return status;
     const int64_t batch = in[kY].shape[0], tokens = in[kY].shape[1], m = in[kY].shape[2];
@@ -72,7 +77,12 @@ struct AtomMixUpdate : VectorKernel {
     const int64_t V_shape[] = {atoms, -1, in[kX].shape[2]};
     if (OrtStatus* status = context.Expect(in[kV], "V", 3, V_shape)) return status;
     const int64_t segments = in[kV].shape[1];
-    if (OrtStatus* status = context.Expect(in[kG], "g", 2, in[kV].shape)) return status;
+    const int64_t g_shape[] = {-1, atoms, segments};
+    if (OrtStatus* status = context.Expect(in[kG], "g", 3, g_shape)) return status;
+    if (row >= in[kG].shape[0]) {
+      return context.Invalid("attribute 'row' is %lld; input 'g' has %lld rows", static_cast<long long>(row),
+                             static_cast<long long>(in[kG].shape[0]));
+    }
     const int64_t columns_shape[] = {segments, 2};
     if (OrtStatus* status = context.Expect(in[kColumns], "columns", 2, columns_shape)) return status;
     if (OrtStatus* status = context.Expect(in[kIndex], "index", 3, x_shape)) return status;

@@ -1,16 +1,18 @@
 """AtomMixUpdate: the k atoms that a token mixes, beside a linear layer (UniHyperLoRA, SAT-LoRA; methods.md section 2).
 
-    z[b,t,c] = y[b,t,c] + sum_j weight[b,t,j] g[i,s] (V[i,s] . x[b,t]) U[i,c]      i = index[b,t,j],  c in segment s
+    z[b,t,c] = y[b,t,c] + sum_j weight[b,t,j] g[row,i,s] (V[i,s] . x[b,t]) U[i,c]    i = index[b,t,j],  c in segment s
 
     y       : float32 [B, T, m]                x : float32 [B, T, d]
-    U       : float32 [M, m], written          V : float32 [M, S, d], read         g : float32 [M, S]
+    U       : float32 [M, m], written          V : float32 [M, S, d], read
+    g       : float32 [R, M, S], gains of R blocks; this one's are g[row]        row : attribute, 0 <= row < R
     columns : int64 [S, 2], segment s is columns[s,0] <= c < columns[s,1]
     index   : int64 [B, T, k], 0 <= index < M  weight : float32 [B, T, k]          z : float32 [B, T, m]
 
 A linear layer that computes one matrix has S = 1 and columns = [[0, m]]; packed projections (q, k, v) are segments of
 one output, each with its own gains and its own V. Columns of no segment stay as they are, exactly; where segments
 overlap their sums add. index and weight come from AtomRoute, one for all sites of a block. The work per token is
-k (S d + m) products, whatever M is: k atoms are gathered, never all of them.
+k (S d + m) products, whatever M is: k atoms are gathered, never all of them. U, V and g are the same inputs of the
+graph in all blocks: an input costs the runtime more at every step than a site's work.
 
 Sums run in float32. weight = 0, g = 0, U = 0 or V = 0 give z = y for finite inputs. Each (batch, token) row depends on
 its own rows alone: a NaN in one token of x stays there. T = 0 gives an empty z; k is 1 at least. An index outside
@@ -32,7 +34,9 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 
-def reference(y: F32, x: F32, U: F32, V: F32, g: F32, columns: I64, index: I64, weight: F32) -> F32:  # noqa: PLR0917
+def reference(  # noqa: PLR0917 - the op's inputs, in the op's order
+    y: F32, x: F32, U: F32, V: F32, g: F32, columns: I64, index: I64, weight: F32, *, row: int
+) -> F32:
     """The op in NumPy, sums in float64. Raises EdgeAdaptError for shapes, dtypes, indices or ranges that do not fit."""
     require(
         x.ndim == 3 and y.ndim == 3 and y.shape[:2] == x.shape[:2],
@@ -41,14 +45,19 @@ def reference(y: F32, x: F32, U: F32, V: F32, g: F32, columns: I64, index: I64, 
     )
     d, m = x.shape[2], y.shape[2]
     require(
-        U.ndim == 2 and V.ndim == 3 and g.shape == V.shape[:2] and U.shape == (len(V), m) and V.shape[2] == d,
+        U.ndim == 2
+        and V.ndim == 3
+        and g.ndim == 3
+        and g.shape[1:] == V.shape[:2]
+        and U.shape == (len(V), m)
+        and V.shape[2] == d,
         NAME,
-        f"U {U.shape}, V {V.shape} and g {g.shape} must be [M, {m}], [M, S, {d}] and [M, S]",
+        f"U {U.shape}, V {V.shape} and g {g.shape} must be [M, {m}], [M, S, {d}] and [R, M, S]",
     )
     require(
-        columns.dtype == np.int64 and columns.shape == (g.shape[1], 2),
+        columns.dtype == np.int64 and columns.shape == (g.shape[2], 2),
         NAME,
-        f"columns are {columns.dtype} {columns.shape}; they must be int64 [{g.shape[1]}, 2]",
+        f"columns are {columns.dtype} {columns.shape}; they must be int64 [{g.shape[2]}, 2]",
     )
     require(bool(((columns >= 0) & (columns <= m)).all()), NAME, f"columns must lie in 0..{m}")
     require(
@@ -58,9 +67,10 @@ def reference(y: F32, x: F32, U: F32, V: F32, g: F32, columns: I64, index: I64, 
     )
     require(index.shape[2] > 0, NAME, "index holds no atom; k must be 1 at least")
     require(bool(((index >= 0) & (index < len(U))).all()), NAME, f"index must lie in 0..{len(U) - 1}")
+    require(0 <= row < len(g), NAME, f"row is {row}; g has {len(g)} rows")
     with np.errstate(invalid="ignore", over="ignore"):
         inner = np.einsum("btksd,btd->btks", V[index].astype(np.float64), x.astype(np.float64))
-        c = weight.astype(np.float64)[..., None] * g[index] * inner
+        c = weight.astype(np.float64)[..., None] * g[row][index] * inner
         z = y.astype(np.float64)
         for s, (first, end) in enumerate(columns.tolist()):
             z[..., first:end] += np.einsum("btk,btkc->btc", c[..., s], U[index][..., first:end].astype(np.float64))
@@ -86,7 +96,9 @@ def body() -> str:
         segment = Cast <to = 1> (within)
         u = Gather <axis = 0> (U, index)
         v = Gather <axis = 0> (V, index)
-        gain = Gather <axis = 0> (g, index)
+        block = Constant <value_int: int = @row> ()
+        own = Gather <axis = 0> (g, block)
+        gain = Gather <axis = 0> (own, index)
         column = Unsqueeze (x, at_2_4)
         inner = MatMul (v, column)
         dot = Squeeze (inner, at_4)
@@ -98,7 +110,8 @@ def body() -> str:
         delta = ReduceSum <keepdims = 0> (terms, at_2)
         z = Add (y, delta)
     """
-    return function_text(NAME, "y, x, U, V, g, columns, index, weight", "z", lines)
+    text = function_text(NAME, "y, x, U, V, g, columns, index, weight", "z", lines)
+    return text.replace(f"{NAME} (", f"{NAME} <row> (", 1)
 
 
 def cases(rng: np.random.Generator) -> Iterator[Case]:
@@ -115,7 +128,7 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
             "x": normal(batch, tokens, d),
             "U": normal(atoms, m),
             "V": normal(atoms, len(columns), d) / np.float32(d**0.5),
-            "g": normal(atoms, len(columns)),
+            "g": normal(3, atoms, len(columns)),
             "columns": np.array(columns, np.int64),
             "index": rng.integers(0, atoms, (batch, tokens, k)),
             "weight": raw / raw.sum(axis=2, keepdims=True),
@@ -130,25 +143,30 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
         ((3, 4, 8, 8, 1, 1), [[0, 8]]),
         ((2, 2, 1, 1, 2, 2), [[0, 1]]),
     )
-    for shape, columns in shapes:
+    for number, (shape, columns) in enumerate(shapes):
         name = "random B={} T={} d={} m={} M={} k={}".format(*shape)
-        yield Case(f"{name} S={len(columns)}", given(shape, columns))
-    yield Case("columns of no segment stay", given((2, 3, 16, 40, 8, 2), [[0, 10], [25, 33]]))
-    yield Case("overlapping segments add", given((1, 3, 16, 40, 8, 2), [[0, 30], [10, 40]]))
-    yield Case("empty segments", given((1, 3, 16, 40, 8, 2), [[0, 0], [0, 40], [30, 10]]))
+        yield Case(f"{name} S={len(columns)}", given(shape, columns), attributes={"row": number % 3})
+    last_row = {"row": 2}
+    yield Case("columns of no segment stay", given((2, 3, 16, 40, 8, 2), [[0, 10], [25, 33]]), attributes=last_row)
+    yield Case("overlapping segments add", given((1, 3, 16, 40, 8, 2), [[0, 30], [10, 40]]), attributes=last_row)
+    yield Case("empty segments", given((1, 3, 16, 40, 8, 2), [[0, 0], [0, 40], [30, 10]]), attributes=last_row)
     several = given((2, 3, 32, 40, 8, 2), [[0, 24], [24, 40]])
     for name in ("weight", "g", "U", "V"):
-        yield Case(f"{name} = 0", {**several, name: 0 * several[name]}, exact=True)
+        yield Case(f"{name} = 0", {**several, name: 0 * several[name]}, exact=True, attributes=last_row)
     twice = {**several, "index": np.zeros((2, 3, 2), np.int64)}
-    yield Case("the same atom twice", twice)
+    yield Case("the same atom twice", twice, attributes=last_row)
     last = {**several, "index": np.full((2, 3, 2), 7)}
-    yield Case("the last atom", last)
-    yield Case("empty T", {**several, **{name: several[name][:, :0] for name in ("y", "x", "index", "weight")}})
+    yield Case("the last atom", last, attributes=last_row)
+    yield Case(
+        "empty T",
+        {**several, **{name: several[name][:, :0] for name in ("y", "x", "index", "weight")}},
+        attributes=last_row,
+    )
     large = {**several, "x": several["x"] * np.float32(1e4)}
-    yield Case("large activations", large)
+    yield Case("large activations", large, attributes=last_row)
     spoilt = several["x"].copy()
     spoilt[0, 1, 3] = spoilt[1, 2, 0] = np.nan
-    yield Case("NaN stays in its tokens", {**several, "x": spoilt})
+    yield Case("NaN stays in its tokens", {**several, "x": spoilt}, attributes=last_row)
 
 
 OP = Op(NAME, reference, body, ({},), cases, tolerance=5e-6, scaled_by=("y", "x"))

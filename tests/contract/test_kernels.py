@@ -291,6 +291,7 @@ REFUSED = [
         replace("V", lambda v: v[:, :, 1:]),
         r"input 'V' has shape \[128,3,575\], expected \[128,\*,576\]",
     ),
+    ("AtomMixUpdate", {}, replace("g", lambda g: g[:0]), "attribute 'row' is 0; input 'g' has 0 rows"),
     ("AtomMixUpdate", {}, replace("weight", lambda w: w[:, :, :1]), "input 'weight' has shape"),
     ("AtomRoute", {}, replace("K", lambda k: k[:, :1]), "expected"),
     ("AtomRoute", {}, replace("W", lambda w: w[1:]), r"input 'W' has shape \[575,16\], expected \[576,\*\]"),
