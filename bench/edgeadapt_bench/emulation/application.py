@@ -6,7 +6,7 @@ from pathlib import Path
 
 import edgeadapt
 import edgeadapt_bench
-from edgeadapt_bench.emulation.sysroot import compile_modules
+from edgeadapt_bench.emulation.rootfs import compile_modules
 
 
 def copy_modules(folder: Path) -> None:
