@@ -4,57 +4,63 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-
-import psutil
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_bench.baselines import WORKER, Variant
 from edgeadapt_bench.devices.base import UNKNOWN, Conditions, Fingerprint, Worker
+from edgeadapt_bench.devices.machine import HERE, Machine
 
 _PATIENCE_S = 600.0  # a worker that says nothing for so long is taken for dead
-_CPU = Path("/sys/devices/system/cpu")
+_COOLING_S, _COOLING_STEP_S = 900.0, 5.0
 
 
 class HostDevice:
-    """The machine that the harness runs on."""
+    """The machine that the harness runs on.
+
+    Args:
+        machine: whose files tell its identity and conditions.
+        cool_down: degrees Celsius that it is waited for before models are opened; None: nothing is waited for.
+        sleep: waits so many seconds.
+    """
 
     name = "host"
     emulated = False
 
+    def __init__(
+        self,
+        machine: Machine = HERE,
+        cool_down: float | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._machine, self._cool_down, self._sleep = machine, cool_down, sleep
+
     def fingerprint(self) -> Fingerprint:
-        info = _read("/proc/cpuinfo")
-        name = _first(info, r"^(?:model name|Model|Hardware)\s*:\s*(.+)$")
-        part = _first(info, r"^CPU part\s*:\s*(\S+)$")
-        flags = _first(info, r"^(?:flags|Features)\s*:\s*(.+)$")
-        return Fingerprint(
-            model=_model(),
-            cpu=name if part == UNKNOWN else f"{name} (part {part})",
-            architecture=platform.machine(),
-            cores=os.cpu_count() or 1,
-            features=() if flags == UNKNOWN else tuple(sorted(flags.split())),
-            clock_range_mhz=_clock_range(),
-            governor=_read(_CPU / "cpu0/cpufreq/scaling_governor") or UNKNOWN,
-            memory_bytes=psutil.virtual_memory().total,
-            kernel=platform.release(),
-            system=_first(_read("/etc/os-release"), r'^PRETTY_NAME="?([^"\n]+)"?$'),
-            libc=" ".join(platform.libc_ver()).strip() or UNKNOWN,
-        )
+        return self._machine.fingerprint()
 
     def conditions(self) -> Conditions:
-        return Conditions(
-            load_average=os.getloadavg()[0], clock_mhz=_clock(), temperature_c=_temperature(), throttled=_throttled()
-        )
+        return self._machine.conditions()
+
+    def settle(self, tell: Callable[[str], None]) -> None:
+        """Wait until the machine is as cool as asked for. Raises EdgeAdaptError if it does not get there."""
+        wanted, waited = self._cool_down, 0.0
+        while wanted is not None and (now := self._machine.temperature_c()) != UNKNOWN and float(now) > wanted:
+            if waited >= _COOLING_S:
+                raise EdgeAdaptError(
+                    f"--cool-down {wanted:g}: still {now:.1f} degrees after {_COOLING_S / 60:.0f} minutes; "
+                    "give a higher temperature, or the board a fan"
+                )
+            if waited == 0:
+                tell(f"cooling down from {now:.1f} to {wanted:g} degrees")
+            self._sleep(_COOLING_STEP_S)
+            waited += _COOLING_STEP_S
 
     @contextmanager
     def worker(self, variant: Variant, threads: int) -> Iterator[Worker]:
@@ -115,51 +121,3 @@ class HostWorker:
             killed = signal.Signals(-code).name
             return f"was ended by {killed}" + (", most likely for lack of memory" if code == -signal.SIGKILL else "")
         return f"ended with code {code}"
-
-
-def _read(path: Path | str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
-
-
-def _first(text: str, pattern: str) -> str:
-    found = re.search(pattern, text, re.MULTILINE)
-    return found.group(1).strip() if found else UNKNOWN
-
-
-def _model() -> str:
-    tree = _read("/proc/device-tree/model")
-    return tree or _read("/sys/class/dmi/id/product_name") or UNKNOWN
-
-
-def _clock_range() -> tuple[float, float] | str:
-    low, high = (_read(_CPU / f"cpu0/cpufreq/cpuinfo_{end}_freq") for end in ("min", "max"))
-    return (float(low) / 1000, float(high) / 1000) if low and high else UNKNOWN
-
-
-def _clock() -> float | str:
-    """The fastest core's clock now, in MHz, from its governor: cpuinfo on a virtual machine is nominal."""
-    values = [float(text) / 1000 for path in _CPU.glob("cpu*/cpufreq/scaling_cur_freq") if (text := _read(path))]
-    return max(values) if values else UNKNOWN
-
-
-def _temperature() -> float | str:
-    values = [
-        float(text) / 1000
-        for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")
-        if (text := _read(path)).lstrip("-").isdigit()
-    ]
-    return max(values) if values else UNKNOWN
-
-
-def _throttled() -> str:
-    """The Raspberry Pi firmware's throttle bits, as `vcgencmd get_throttled` prints them: 0x0 is never throttled."""
-    if shutil.which("vcgencmd") is None:
-        return UNKNOWN
-    try:
-        done = subprocess.run(["vcgencmd", "get_throttled"], capture_output=True, text=True, timeout=5, check=True)
-    except (subprocess.SubprocessError, OSError):
-        return UNKNOWN
-    return done.stdout.strip().partition("=")[2] or UNKNOWN
