@@ -17,7 +17,8 @@ from edgeadapt_train.backbone import blocks
 class Subject:
     """A method with its options, and on which hosts it is defined.
 
-    inert: at the start it changes no bit of the outputs. merges: it has a static merge.
+    inert: at the start it changes no bit of the outputs. merges: it has a static merge. seeded: it starts from
+    random numbers.
     """
 
     name: str
@@ -25,9 +26,11 @@ class Subject:
     hosts: tuple[str, ...] = ("decoder", "encoder")
     inert: bool = True
     merges: bool = False
+    seeded: bool = True
     encoder_options: dict[str, Any] = field(default_factory=dict)
 
 
+EWC = {"ewc": {"strength": 10.0, "batches": 2}}
 SMALL = {"fisher_batches": 2, "window": 2, "cooldown": 2}
 SUBJECTS = (
     Subject("himalaya", {"method": "himalaya", **SMALL}),
@@ -45,7 +48,15 @@ SUBJECTS = (
         inert=False,
         encoder_options={"site_modules": ("query", "key")},
     ),
-    Subject("lora8", {"method": "lora"}, merges=True, encoder_options={"modules": ("query", "value")}),
+    Subject("lora8", {"method": "lora"}, merges=True),
+    Subject("lora8 ewc", {"method": "lora", **EWC}, merges=True),
+    Subject("lilac", {"method": "lilac"}, merges=True),
+    Subject("coltas", {"method": "coltas"}, merges=True),
+    Subject("coltas keep", {"method": "coltas", "merge": "keep"}, merges=True),
+    Subject("glodis", {"method": "glodis"}, merges=True),
+    Subject("loreft", {"method": "loreft"}),
+    Subject("loreft ewc", {"method": "loreft", **EWC}),
+    Subject("full", {"method": "full"}, merges=True, seeded=False),
 )
 NAMED = {subject.name: subject for subject in SUBJECTS}
 

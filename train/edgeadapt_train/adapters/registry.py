@@ -7,19 +7,32 @@ from typing import Any
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_train.adapters.base import Adapter, Host
+from edgeadapt_train.adapters.coltas import Coltas, ColtasConfig
+from edgeadapt_train.adapters.ewc import Ewc, EwcConfig
+from edgeadapt_train.adapters.full import Full, FullConfig
+from edgeadapt_train.adapters.glodis import Glodis, GlodisConfig
 from edgeadapt_train.adapters.himalaya.adapter import Himalaya
 from edgeadapt_train.adapters.himalaya.config import HimalayaConfig
+from edgeadapt_train.adapters.lilac import Lilac, LilacConfig
 from edgeadapt_train.adapters.lora import Lora, LoraConfig
+from edgeadapt_train.adapters.loreft import Loreft, LoreftConfig
 from edgeadapt_train.options import checked
 
 METHODS: dict[str, tuple[type[Any], type[Any]]] = {
+    "coltas": (ColtasConfig, Coltas),
+    "full": (FullConfig, Full),
+    "glodis": (GlodisConfig, Glodis),
     "himalaya": (HimalayaConfig, Himalaya),
+    "lilac": (LilacConfig, Lilac),
     "lora": (LoraConfig, Lora),
+    "loreft": (LoreftConfig, Loreft),
 }
 
 
 def build(settings: Mapping[str, Any], host: Host, seed: int) -> Adapter:
     """An adapter from its configuration: {"method": NAME, option: value ...}. Deterministic for a seed.
+
+    `ewc`, an option of every method, puts it under replay-free EWC (ewc.py).
 
     Raises EdgeAdaptError for an unknown method or option, and for a value that the method refuses.
     """
@@ -28,6 +41,10 @@ def build(settings: Mapping[str, Any], host: Host, seed: int) -> Adapter:
     if method not in METHODS:
         raise EdgeAdaptError(f"adapter.method={method!r} is unknown; there are: {', '.join(sorted(METHODS))}")
     config_type, adapter_type = METHODS[method]
+    ewc_options = {**adapter_type.default_ewc, **(options.pop("ewc", None) or {})}
+    ewc = EwcConfig(**checked(EwcConfig, ewc_options, "adapter.ewc."))
     adapter: Adapter = adapter_type(config_type(**checked(config_type, options, "adapter.")), host, seed)
+    if ewc.strength > 0:
+        adapter = Ewc(ewc, adapter)
     place = next(host.model.parameters(), None)
     return adapter if place is None else adapter.to(place.device)
