@@ -58,7 +58,7 @@ def by_reference(path: Path, pool: np.ndarray, task: int) -> dict[str, np.ndarra
     names = ["atoms", "atom_scales", "atom_gains", "w1", "w1_scales", "w2", "w2_scales", "tasks", "rows", "row_scales"]
     r = OPS["HimalayaDirection"].reference(pool, np.array([task]), *(tensors[name] for name in names))
     gains = tensors["gains"][task].astype(np.float32)
-    return {"himalaya.r": r[:, None], "himalaya.u": gains[:, None] * r[:, None]}
+    return {"himalaya.r": r[:, None], **{f"himalaya.u.{i}": g * r[:, None] for i, g in enumerate(gains)}}
 
 
 def test_the_pool_is_the_mean_of_the_embedding_rows(exported: Exported) -> None:

@@ -1,6 +1,6 @@
 """HIMALAYA on the device: a direction graph of its own, and rank-one updates in the base graph.
 
-    direction.onnx   pool [B, d] float32, task [B] int64  ->  himalaya.r [B, 1, d], himalaya.u [B, L, d] float32
+    direction.onnx   pool [B, d] float32, task [B] int64  ->  himalaya.r, himalaya.u.0 ... u.(L-1) [B, 1, d] float32
                      r = HimalayaDirection(pool, task, stored tensors)          u_l = gains_table[task]_l r
     base graph       residual: h_l + u_l (r^T h_l) at block outputs             (passes/graft_residual.py)
                      square:   W x + u_l (r^T x) at q_proj and o_proj           (passes/graft_square.py)
@@ -32,7 +32,7 @@ from edgeadapt_export.methods import torch_sites
 from edgeadapt_export.methods.contract import Deployed, StoredAdapter
 from edgeadapt_export.passes import apply
 from edgeadapt_export.passes.common import add_initializer
-from edgeadapt_export.passes.direction_inputs import R, U
+from edgeadapt_export.passes.direction_inputs import input_names
 from edgeadapt_export.passes.function_bodies import AddFunctionBodies
 from edgeadapt_export.passes.graft_residual import GraftResidual
 from edgeadapt_export.passes.graft_square import GraftSquare
@@ -66,7 +66,7 @@ class Himalaya:
         write_model(direction_graph(adapter), folder / GRAPH)
         rest = {name: array for name, array in adapter.tensors.items() if name not in (*_TABLES, "gains")}
         (folder / STATE).write_bytes(serialise(rest))
-        return Deployed("graph", GRAPH, (R, U))
+        return Deployed("graph", GRAPH, input_names(adapter.tensors["gains"].shape[1]))
 
     @contextlib.contextmanager
     def attach(self, torch_model: Any, adapter: StoredAdapter, pool: NDArray[np.float32], task: int) -> Iterator[None]:
@@ -102,17 +102,20 @@ def direction_graph(adapter: StoredAdapter) -> ir.Model:
     direction = ir.node("HimalayaDirection", [pool, task, *stored], domain=DOMAIN, name="/himalaya/HimalayaDirection")
     picked = ir.node("Gather", [table, task], {"axis": 0}, name="/himalaya/Gather")
     widened = ir.node("Cast", [picked.outputs[0]], {"to": ir.DataType.FLOAT}, name="/himalaya/Cast")
+    layers = gains.shape[1]
     # Axes as nodes: the graph's initializers are the adapter's own tensors and nothing else.
     axes = [ir.node("Constant", [], {"value_ints": [axis]}, name=f"/himalaya/axis_{axis}") for axis in (1, 2)]
     row = ir.node("Unsqueeze", [direction.outputs[0], axes[0].outputs[0]], name="/himalaya/r/Unsqueeze")
     column = ir.node("Unsqueeze", [widened.outputs[0], axes[1].outputs[0]], name="/himalaya/gains/Unsqueeze")
     product = ir.node("Mul", [column.outputs[0], row.outputs[0]], name="/himalaya/u/Mul")
-    outputs = {R: row.outputs[0], U: product.outputs[0]}
-    for (name, value), rows in zip(outputs.items(), (1, gains.shape[1]), strict=True):
+    cut = {"axis": 1, "num_outputs": layers}
+    split = ir.node("Split", [product.outputs[0]], cut, num_outputs=layers, name="/himalaya/u/Split")
+    outputs = [row.outputs[0], *split.outputs]
+    for value, name in zip(outputs, input_names(layers), strict=True):
         value.name, value.type = name, ir.TensorType(ir.DataType.FLOAT)
-        value.shape = ir.Shape(["batch_size", rows, tables.width])
-    graph.extend([direction, picked, widened, *axes, row, column, product])
-    graph.outputs.extend(outputs.values())
+        value.shape = ir.Shape(["batch_size", 1, tables.width])
+    graph.extend([direction, picked, widened, *axes, row, column, product, split])
+    graph.outputs.extend(outputs)
     return apply(model, AddFunctionBodies())
 
 

@@ -3,7 +3,7 @@
 Rule    A block ends in SkipSimplifiedLayerNormalization(b, a, gamma), which hides h = a + b (a the last branch's
         output, b the residual stream). RankOneNorm(a, b, r, g_l r, gamma) does sum, update and norm in its place.
         The last block's is the final normalisation, whose sum nothing else reads; it is treated like the others.
-Adds    inputs himalaya.r and himalaya.u, and what cuts it into rows (passes/direction_inputs.py).
+Adds    inputs himalaya.r and himalaya.u.0, 1, ... (passes/direction_inputs.py).
 Needs   Every adapted block ends that way; the graph has no RankOneNorm yet.
 Leaves  Exactly one RankOneNorm at each adapted block's end. r = 0 or u = 0 change nothing, to the bit.
 """

@@ -4,7 +4,7 @@ Rule    o_proj    y' = Add(y, RankOneUpdate(x, r, g_l r))
         q_proj    the same on its own MatMul; where q, k and v are one packed MatMul, its output is cut into the three,
                   q is updated, and GroupQueryAttention gets them as three inputs (it takes either form).
         One gain per layer serves all of that layer's sites.
-Adds    inputs himalaya.r and himalaya.u, and what cuts it into rows (passes/direction_inputs.py).
+Adds    inputs himalaya.r and himalaya.u.0, 1, ... (passes/direction_inputs.py).
 Needs   Each target maps d to d (else EdgeAdaptError); the graph has no RankOneUpdate yet.
 Leaves  One RankOneUpdate and one Add per layer and module. r = 0 or u = 0 change nothing, to the bit.
 """
