@@ -29,6 +29,7 @@ import numpy as np
 from edgeadapt.cache import remembered_sha256
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import recover_directory, write_atomic, write_json
+from edgeadapt.heads import Pooling
 from edgeadapt.manifest import AdapterBytes, check_format, check_hash, check_name, check_positive
 from edgeadapt.records import decode, encode, parse_json, read_json
 from edgeadapt.tasks import TaskSpec
@@ -59,7 +60,10 @@ class BackboneRef:
 
 @dataclass(frozen=True)
 class AdapterManifest:
-    """adapter.json. `sites` is the method's own description of where it acts; `sha256` that of adapter.safetensors."""
+    """adapter.json. `sites` is the method's own description of where it acts; `sha256` that of adapter.safetensors.
+
+    `pooling`: of the task heads that an encoder's adapter carries (edgeadapt.heads); None on a language model.
+    """
 
     format: int
     method: str
@@ -69,6 +73,7 @@ class AdapterManifest:
     tasks: tuple[TaskSpec, ...]
     bytes: AdapterBytes
     sha256: str = ""
+    pooling: Pooling | None = None
 
     def __post_init__(self) -> None:
         check_format(self.format, FORMAT)

@@ -4,6 +4,10 @@ that a model is asked on the device exactly what it was taught.
     prompt ids = enc(before) + enc(text)[:room] + enc(after)        before {text} after = TaskSpec.prompt
     target ids = enc(" " + target)                                  training appends the end-of-sequence id
     score(c)   = 1/|c| sum_i log p(c_i | prompt, c_<i)              length-normalised log-likelihood of a choice
+
+An encoder is asked by a head of the task (edgeadapt.heads) and reads the text alone, framed as its tokenizer does it:
+    sequence ids = first + enc(text)[:room] + last                  first, last: [CLS] and [SEP] of a BERT
+    words ids    = first + enc(w_0) + enc(" " + w_1) + ... + last   whole words; a word's label is at its first token
 """
 
 from __future__ import annotations
@@ -17,17 +21,22 @@ import numpy as np
 from edgeadapt.errors import EdgeAdaptError
 
 Encode = Callable[[str], list[int]]
+Frame = tuple[int, int]
 FIELD = "{text}"
+OUTSIDE = "O"  # the label of a word that belongs to no entity, and of one that was cut off
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task of a stream: how it asks, what it may answer, and how its answers are scored."""
+    """One task of a stream: how it asks, what it may answer, and how its answers are scored.
+
+    kind tokens: every word (split at white space) gets one of `choices`; a target is the labels with spaces between.
+    """
 
     name: str
     prompt: str
     choices: tuple[str, ...] = ()
-    kind: Literal["classification", "generation"] = "classification"
+    kind: Literal["classification", "generation", "tokens"] = "classification"
     metric: str = "accuracy"
     language: str = "en"
     max_prompt_tokens: int = 96
@@ -37,10 +46,12 @@ class TaskSpec:
             raise EdgeAdaptError(f"task name {self.name!r}: give a name without '/'")
         if self.prompt.count(FIELD) != 1:
             raise EdgeAdaptError(f"task {self.name}: its prompt must contain {FIELD} exactly once")
-        if self.kind not in ("classification", "generation"):
-            raise EdgeAdaptError(f"task {self.name}: kind {self.kind!r} is neither classification nor generation")
-        if self.kind == "classification" and len(set(self.choices)) < 2:
-            raise EdgeAdaptError(f"task {self.name}: a classification task needs at least two different choices")
+        if self.kind not in ("classification", "generation", "tokens"):
+            raise EdgeAdaptError(f"task {self.name}: kind {self.kind!r} is none of classification, generation, tokens")
+        if self.kind != "generation" and len(set(self.choices)) < 2:
+            raise EdgeAdaptError(f"task {self.name}: a {self.kind} task needs at least two different choices")
+        if self.kind == "tokens" and OUTSIDE not in self.choices:
+            raise EdgeAdaptError(f"task {self.name}: the labels of words need one for no entity, {OUTSIDE!r}")
         if self.max_prompt_tokens < 8:
             raise EdgeAdaptError(f"task {self.name}: max_prompt_tokens is {self.max_prompt_tokens}; 8 is the least")
 
@@ -63,6 +74,30 @@ def encode_prompt(task: TaskSpec, text: str, encode: Encode) -> list[int]:
     if room < 1:
         raise EdgeAdaptError(f"task {task.name}: its prompt alone fills max_prompt_tokens={task.max_prompt_tokens}")
     return head + encode(text)[:room] + tail
+
+
+def encode_sequence(task: TaskSpec, text: str, encode: Encode, frame: Frame) -> list[int]:
+    """Token ids of a text as an encoder reads it, at most `max_prompt_tokens`."""
+    first, last = frame
+    return [first, *encode(text)[: task.max_prompt_tokens - 2], last]
+
+
+def encode_words(
+    task: TaskSpec, words: Sequence[str], encode: Encode, frame: Frame, unknown: int
+) -> tuple[list[int], list[int]]:
+    """Token ids of a text's words, and where each word begins; only as many words as fit into `max_prompt_tokens`.
+
+    A word that the tokenizer sees nothing in (say, a zero-width space) is the token `unknown`.
+    """
+    first, last = frame
+    ids, starts = [first], []
+    for number, word in enumerate(words):
+        pieces = encode(word if number == 0 else f" {word}") or [unknown]
+        if len(ids) + len(pieces) + 1 > task.max_prompt_tokens:
+            break
+        starts.append(len(ids))
+        ids += pieces
+    return [*ids, last], starts
 
 
 def encode_target(target: str, encode: Encode) -> list[int]:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from edgeadapt.errors import EdgeAdaptError
 
 REPLACEMENT = "�"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token")
 
 
 class TextCodec:
@@ -41,6 +42,8 @@ class TextCodec:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for every kind of bad file
             raise EdgeAdaptError(f"{path}: not a readable tokenizer ({error})") from None
+        tokenizer.no_padding()  # both are a training library's leftovers in the file
+        tokenizer.no_truncation()
         config = _read_json(folder / "tokenizer_config.json")
         eos_ids = _end_ids(tokenizer, config, _read_json(folder / "generation_config.json"))
         if not eos_ids:
@@ -49,13 +52,34 @@ class TextCodec:
         beside = folder / "chat_template.jinja"
         if beside.is_file():
             template = beside.read_text(encoding="utf-8")
-        named = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+        named = {name: _content(config.get(name)) for name in _SPECIAL}
         special = {name: token for name, token in named.items() if token is not None}
         return cls(tokenizer, eos_ids, template if isinstance(template, str) else None, special)
 
     @property
     def vocabulary_size(self) -> int:
         return int(self._tokenizer.get_vocab_size())
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """What an encoder reads before and behind a text: [CLS] and [SEP], or what begins and ends a sequence."""
+        first = self._special("cls_token", "bos_token")
+        last = self._special("sep_token", "eos_token")
+        if first is None or last is None:
+            raise EdgeAdaptError("the tokenizer names no tokens that begin and end a text (cls_token, sep_token)")
+        return first, last
+
+    @property
+    def unknown(self) -> int:
+        """The token of what the vocabulary lacks; the one that ends a text where there is none."""
+        found = self._special("unk_token")
+        return self.eos_ids[0] if found is None else found
+
+    def _special(self, *names: str) -> int | None:
+        """The id of the first of these special tokens that there is."""
+        tokens = (self._special_tokens[name] for name in names if name in self._special_tokens)
+        ids = (self._tokenizer.token_to_id(token) for token in tokens)
+        return next((int(found) for found in ids if found is not None), None)
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -112,8 +136,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _end_ids(tokenizer: Tokenizer, config: Mapping[str, Any], generation: Mapping[str, Any]) -> list[int]:
-    found: list[int] = []
-    token = _content(config.get("eos_token"))
+    found: list[int] = []  # an encoder's text ends with sep_token
+    token = _content(config.get("eos_token")) or _content(config.get("sep_token"))
     if token is not None and (identifier := tokenizer.token_to_id(token)) is not None:
         found.append(identifier)
     declared = generation.get("eos_token_id", [])

@@ -30,7 +30,7 @@ def by_bytes(text: str) -> list[int]:
         ({"prompt": "{text}{text}"}, "exactly once"),
         ({"choices": ("same", "same")}, "at least two different"),
         ({"choices": ()}, "at least two different"),
-        ({"kind": "regression"}, "neither classification nor generation"),
+        ({"kind": "regression"}, "is none of classification, generation, tokens"),
         ({"max_prompt_tokens": 7}, "8 is the least"),
     ],
 )

@@ -13,9 +13,10 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.tasks import TaskSpec
 from edgeadapt_train import checkpoint
 from edgeadapt_train.adapters import registry
-from edgeadapt_train.backbone import Backbone, blocks, choose_precision, load, wrap
+from edgeadapt_train.backbone import CausalBackbone, blocks, choose_precision, load, wrap
 from edgeadapt_train.batches import Encoded, Example, collate, encode_examples, epoch_batches
 from edgeadapt_train.loop import Learner, LoopSettings, rate
+from edgeadapt_train.objectives import LanguageTargets
 from tests.support import tiny_backbone
 
 EOS = 2
@@ -30,16 +31,18 @@ def examples(count: int, seed: int = 0) -> list[Encoded]:
 
 
 @pytest.fixture
-def backbone(tmp_path: Path) -> Backbone:
-    return load(tiny_backbone(tmp_path / "backbone"), "tiny", "none", "fp32", "cpu")
+def backbone(tmp_path: Path) -> CausalBackbone:
+    found = load(tiny_backbone(tmp_path / "backbone"), "tiny", "none", "fp32", "cpu")
+    assert isinstance(found, CausalBackbone)
+    return found
 
 
-def learner(backbone: Backbone, adapter: Any, **settings: Any) -> Learner:
+def learner(backbone: CausalBackbone, adapter: Any, **settings: Any) -> Learner:
     chosen = LoopSettings(**{"lr": 1e-2, "batch_size": 4, "epochs": 2, **settings})
-    return Learner(backbone, adapter, examples(21), EOS, settings=chosen, index=0)
+    return Learner(backbone, adapter, examples(21), LanguageTargets(backbone.head, EOS), settings=chosen, index=0)
 
 
-def attached(backbone: Backbone, method: str = "himalaya", **options: Any) -> Any:
+def attached(backbone: CausalBackbone, method: str = "himalaya", **options: Any) -> Any:
     adapter = registry.build({"method": method, **options}, backbone.host, 0)
     adapter.attach()
     return adapter
@@ -77,7 +80,7 @@ def test_the_rate_warms_up_linearly_and_then_falls_linearly() -> None:
     assert [rate(step, 2, 0.0) for step in range(2)] == [1.0, 0.5]
 
 
-def test_the_loss_is_the_mean_over_target_tokens(backbone: Backbone) -> None:
+def test_the_loss_is_the_mean_over_target_tokens(backbone: CausalBackbone) -> None:
     adapter = attached(backbone, "lora")
     made = learner(backbone, adapter, batch_size=21)
     made.begin()
@@ -105,12 +108,17 @@ def test_the_loss_is_the_mean_over_target_tokens(backbone: Backbone) -> None:
     assert found == pytest.approx(-np.mean(bare), abs=1e-4)
 
 
-def test_accumulated_batches_are_one_large_batch(backbone: Backbone) -> None:
+def test_accumulated_batches_are_one_large_batch(backbone: CausalBackbone) -> None:
     weights = []
     for size, parts in ((4, 1), (2, 2)):
         adapter = attached(backbone, "lora")
         made = Learner(
-            backbone, adapter, examples(4), EOS, settings=LoopSettings(batch_size=size, accumulation=parts), index=0
+            backbone,
+            adapter,
+            examples(4),
+            LanguageTargets(backbone.head, EOS),
+            settings=LoopSettings(batch_size=size, accumulation=parts),
+            index=0,
         )
         made.begin()
         made.step()
@@ -122,7 +130,7 @@ def test_accumulated_batches_are_one_large_batch(backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("method", ["himalaya", "lora"])
 def test_a_learner_restored_from_a_checkpoint_goes_on_to_the_same_bits(
-    backbone: Backbone, method: str, tmp_path: Path
+    backbone: CausalBackbone, method: str, tmp_path: Path
 ) -> None:
     options = {"window": 2, "cooldown": 2} if method == "himalaya" else {}
     whole = learner(backbone, attached(backbone, method, **options))
@@ -144,7 +152,7 @@ def test_a_learner_restored_from_a_checkpoint_goes_on_to_the_same_bits(
     assert checkpoint.bit_equal(resumed.state(), expected)
 
 
-def test_a_loss_that_is_not_a_number_stops_with_advice(backbone: Backbone) -> None:
+def test_a_loss_that_is_not_a_number_stops_with_advice(backbone: CausalBackbone) -> None:
     adapter = attached(backbone, "lora")
     made = learner(backbone, adapter)
     made.begin()
@@ -180,7 +188,7 @@ def test_precision_is_chosen_by_what_the_device_can_do() -> None:
         choose_precision("fp16", cpu)
 
 
-def test_blocks_of_llama_and_bert_are_found_by_depth(backbone: Backbone) -> None:
+def test_blocks_of_llama_and_bert_are_found_by_depth(backbone: CausalBackbone) -> None:
     from transformers import BertConfig, BertModel
 
     assert [type(block).__name__ for block in backbone.host.layers] == ["LlamaDecoderLayer"] * 3
@@ -190,7 +198,7 @@ def test_blocks_of_llama_and_bert_are_found_by_depth(backbone: Backbone) -> None
         blocks(torch.nn.Linear(2, 2))
 
 
-def test_bf16_training_keeps_the_adapter_in_fp32(backbone: Backbone) -> None:
+def test_bf16_training_keeps_the_adapter_in_fp32(backbone: CausalBackbone) -> None:
     half = wrap(backbone.host.model.to(torch.bfloat16), precision="bf16")
     for method in ("himalaya", "lora"):
         adapter = attached(half, method)

@@ -12,9 +12,10 @@ from edgeadapt.tasks import TaskSpec, encode_prompt, encode_target
 from edgeadapt.text import TextCodec
 from edgeadapt_train.adapters import registry
 from edgeadapt_train.adapters.base import Prompt
-from edgeadapt_train.backbone import Backbone, load
+from edgeadapt_train.backbone import CausalBackbone, load
 from edgeadapt_train.batches import Example
-from edgeadapt_train.scoring import choice_score_matrix, evaluate, greedy
+from edgeadapt_train.language_scoring import choice_score_matrix, greedy
+from edgeadapt_train.scoring import evaluate
 from tests.support import tiny_backbone
 
 CHOICES = ("a", "no", "maybe")
@@ -23,12 +24,14 @@ TASK = TaskSpec("t", "Q: {text}\nA:", CHOICES, max_prompt_tokens=40)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Backbone, TextCodec]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[CausalBackbone, TextCodec]:
     folder = tiny_backbone(tmp_path_factory.mktemp("tiny") / "backbone")
-    return load(folder, "tiny", "none", "fp32", "cpu"), TextCodec.from_folder(folder)
+    backbone = load(folder, "tiny", "none", "fp32", "cpu")
+    assert isinstance(backbone, CausalBackbone)
+    return backbone, TextCodec.from_folder(folder)
 
 
-def adapter_of(backbone: Backbone, method: str) -> Any:
+def adapter_of(backbone: CausalBackbone, method: str) -> Any:
     adapter: Any = registry.build({"method": method}, backbone.host, 0)
     adapter.attach()
     adapter.begin_task(0)
@@ -41,7 +44,7 @@ def adapter_of(backbone: Backbone, method: str) -> Any:
     return adapter
 
 
-def log_probs(backbone: Backbone, adapter: Any, prompt: list[int], after: list[int]) -> np.ndarray:
+def log_probs(backbone: CausalBackbone, adapter: Any, prompt: list[int], after: list[int]) -> np.ndarray:
     """Log-probabilities of the tokens `after`, in one forward of one sequence."""
     ids = torch.tensor([[*prompt, *after]])
     mask = torch.zeros_like(ids)
@@ -53,7 +56,9 @@ def log_probs(backbone: Backbone, adapter: Any, prompt: list[int], after: list[i
 
 
 @pytest.mark.parametrize("method", ["himalaya", "lora"])
-def test_choices_over_a_shared_cache_score_as_if_each_ran_alone(made: tuple[Backbone, TextCodec], method: str) -> None:
+def test_choices_over_a_shared_cache_score_as_if_each_ran_alone(
+    made: tuple[CausalBackbone, TextCodec], method: str
+) -> None:
     backbone, text = made
     adapter = adapter_of(backbone, method)
     prompts = [encode_prompt(TASK, item, text.encode) for item in TEXTS]
@@ -67,7 +72,7 @@ def test_choices_over_a_shared_cache_score_as_if_each_ran_alone(made: tuple[Back
 
 @pytest.mark.parametrize("method", ["himalaya", "lora"])
 def test_greedy_generation_over_the_cache_equals_recomputing_every_step(
-    made: tuple[Backbone, TextCodec], method: str
+    made: tuple[CausalBackbone, TextCodec], method: str
 ) -> None:
     backbone, text = made
     adapter = adapter_of(backbone, method)
@@ -85,7 +90,7 @@ def test_greedy_generation_over_the_cache_equals_recomputing_every_step(
 
 
 def test_an_answer_is_right_when_it_is_the_best_choice_whatever_the_batch_size(
-    made: tuple[Backbone, TextCodec],
+    made: tuple[CausalBackbone, TextCodec],
 ) -> None:
     backbone, text = made
     asked = [Example(item, "no") for item in TEXTS]
@@ -95,7 +100,7 @@ def test_an_answer_is_right_when_it_is_the_best_choice_whatever_the_batch_size(
     assert results[0].score == np.mean([answer == "no" for answer in results[0].answers])
 
 
-def test_generated_answers_are_compared_word_for_word(made: tuple[Backbone, TextCodec]) -> None:
+def test_generated_answers_are_compared_word_for_word(made: tuple[CausalBackbone, TextCodec]) -> None:
     backbone, text = made
     task = TaskSpec("g", "Q: {text}\nA:", kind="generation", metric="exact_match", max_prompt_tokens=40)
     first = evaluate(backbone, None, task, [Example(TEXTS[0], "?")], index=0, text=text, max_new_tokens=4)

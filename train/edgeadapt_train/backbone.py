@@ -1,6 +1,6 @@
 """The frozen backbone as the training stage sees it: embeddings in, hidden states out, logits where they are wanted.
 
-The weights never need a gradient. The language-model head is applied to chosen positions only: over a vocabulary of
+The weights never need a gradient. A language model's head is applied to chosen positions only: over a vocabulary of
 49,152 it would otherwise cost more than all blocks together.
 
 precision   fp32   everything in float32
@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.families import is_encoder
+from edgeadapt.records import read_json
 from edgeadapt_train.adapters.base import Host
 
 Precision = Literal["fp32", "bf16"]
@@ -29,11 +31,10 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A causal language model: `body` gives hidden states, `head` maps them to the vocabulary."""
+    """A frozen transformer: `body` gives hidden states. An encoder is this; a language model is a CausalBackbone."""
 
     host: Host
     body: nn.Module
-    head: nn.Module
     embedding: nn.Module
     precision: Precision
 
@@ -45,6 +46,17 @@ class Backbone:
         """ids [B, T] -> [B, T, d]."""
         embedded: Tensor = self.embedding(ids)
         return embedded
+
+    def hidden(self, embeddings: Tensor, mask: Tensor) -> Any:
+        """embeddings [B, T, d], mask [B, T] -> the body's output; `last_hidden_state` [B, T, d]."""
+        return self.body(inputs_embeds=embeddings, attention_mask=mask)
+
+
+@dataclass(frozen=True)
+class CausalBackbone(Backbone):
+    """A causal language model: `head` maps hidden states to the vocabulary."""
+
+    head: nn.Module
 
     def hidden(self, embeddings: Tensor, mask: Tensor, cache: Any = None, positions: Tensor | None = None) -> Any:
         """embeddings [B, T, d], mask [B, past + T] -> the body's output; `last_hidden_state` [B, T, d]."""
@@ -91,29 +103,38 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
 
 
 def load(folder: Path, backbone_id: str, revision: str, precision: str, device: str = "auto") -> Backbone:
-    """Read a Hugging Face folder. On CPUs attention is transformers' eager form (see the figures above)."""
-    from transformers import AutoModelForCausalLM
+    """Read a Hugging Face folder: an encoder by its config.json, or else a causal language model. On CPUs attention is
+    transformers' eager form (see the figures above)."""
+    from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    encodes = is_encoder(read_json(folder / "config.json"))
+    reader: Any = AutoModel if encodes else AutoModelForCausalLM
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     chosen = choose_precision(precision, place)
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     attention = "eager" if place.type == "cpu" else "sdpa"
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+        model: Any = reader.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     except (ValueError, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise EdgeAdaptError(f"{folder}: not a causal language model that transformers can load ({reason})") from None
+        kind = "an encoder" if encodes else "a causal language model"
+        raise EdgeAdaptError(f"{folder}: not {kind} that transformers can load ({reason})") from None
     return wrap(model.to(place), backbone_id, revision, chosen)
 
 
 def wrap(model: Any, backbone_id: str = "unnamed", revision: str = "none", precision: Precision = "fp32") -> Backbone:
-    """A causal language model of transformers, frozen and in evaluation mode, as a Backbone."""
+    """A model of transformers, frozen and in evaluation mode, as a Backbone: a CausalBackbone if it has an LM head."""
     model.eval().requires_grad_(False)
     body = model.base_model
     host = Host(model, blocks(body), int(model.config.hidden_size), backbone_id, revision)
-    return Backbone(host, body, model.get_output_embeddings(), model.get_input_embeddings(), precision)
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return (
+        Backbone(host, body, embedding, precision)
+        if head is None
+        else CausalBackbone(host, body, embedding, precision, head)
+    )
 
 
 @contextmanager

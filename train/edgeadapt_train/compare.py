@@ -94,13 +94,14 @@ class Worker:
 
         from edgeadapt.backbones import resolve
         from edgeadapt.text import TextCodec
-        from edgeadapt_train.backbone import load
+        from edgeadapt_train.backbone import CausalBackbone, load
         from edgeadapt_train.streams import demo
 
         torch.set_num_threads(1)
         self.sizes = sizes
         found = resolve("SmolLM2-135M-Instruct")
         self.backbone = load(found.path, found.id, found.revision, precision)
+        assert isinstance(self.backbone, CausalBackbone)
         self.text = TextCodec.from_folder(found.path)
         tasks = demo.load(0, 600, sizes.validation, sizes.evaluation)
         self.tasks = {task.spec.name: task for task in tasks}
@@ -111,6 +112,7 @@ class Worker:
         from edgeadapt_train.batches import encode_examples
         from edgeadapt_train.configuration import compose
         from edgeadapt_train.loop import Learner, LoopSettings
+        from edgeadapt_train.objectives import LanguageTargets
 
         wall, cpu = time.monotonic(), time.process_time()
         record: dict[str, Any] = {"key": cell.key, **asdict(cell), "precision": self.backbone.precision, "scores": []}
@@ -129,9 +131,8 @@ class Worker:
             record["events"], record["losses"] = [], []
             for index, name in enumerate(cell.tasks):
                 examples = encode_examples(self.tasks[name].spec, self.tasks[name].train, self.text.encode)
-                learner = Learner(
-                    self.backbone, adapter, examples, self.text.eos_ids[0], settings=settings, index=index
-                )
+                objective = LanguageTargets(self.backbone.head, self.text.eos_ids[0])
+                learner = Learner(self.backbone, adapter, examples, objective, settings=settings, index=index)
                 events = learner.begin()
                 while learner.done < learner.total:
                     report = learner.step()

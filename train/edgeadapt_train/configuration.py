@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,11 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.heads import Pooling
 from edgeadapt_train.loop import LoopSettings
 from edgeadapt_train.options import checked
 
 TRIAL_STEPS, TRIAL_EXAMPLES = 2, 16
 _LOOP = {item.name for item in fields(LoopSettings)}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The backbone. `pooling` and `head_lr` (absolute, whatever the adapter's) are those of an encoder's task heads."""
+
+    id: str
+    pooling: Pooling
+    head_lr: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.head_lr < math.inf:
+            raise EdgeAdaptError(f"model.head_lr={self.head_lr}: give a positive number")
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,7 @@ class RunSettings:
     run_id: str
     results_dir: Path
     mode: str
-    model: str
+    model: ModelSettings
     precision: str
     device: str
     threads: int | None
@@ -87,13 +102,13 @@ def _settings(values: dict[str, Any], yaml: str) -> RunSettings:
     values = dict(values)
     adapter = dict(values.pop("adapter"))
     adapter.pop("lr", None)
-    model = values.pop("model")["id"]
+    model = ModelSettings(**checked(ModelSettings, values.pop("model"), "model."))
     stream = dict(values.pop("stream"))
     loop = LoopSettings(**checked(LoopSettings, {key: values.pop(key) for key in sorted(_LOOP)}))
     place = Path(str(values.pop("results_dir"))).expanduser()
     plain = checked(RunSettings, values)
     settings = RunSettings(
-        results_dir=place, model=str(model), adapter=adapter, stream=stream, loop=loop, yaml=yaml, **plain
+        results_dir=place, model=model, adapter=adapter, stream=stream, loop=loop, yaml=yaml, **plain
     )
     if settings.mode == "full":
         return settings

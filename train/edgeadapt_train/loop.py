@@ -1,6 +1,6 @@
 """Learning one task: the plain loop, one optimiser step at a time, so that whoever drives it may stop anywhere.
 
-    loss    = 1/M sum over the step's M target tokens (end of sequence included) of -log p(token)  + adapter.penalty()
+    loss    = 1/M sum over the step's M targets of -log p(target)  + adapter.penalty()      targets: objectives.py
     lr(s)   = lr * (s + 1) / W            s < W = ceil(warmup * N)          linear warm-up over N steps,
               lr * (N - s) / (N - W)      after that                        then linear decay towards 0
     AdamW, no decay of weights; gradients are accumulated over `accumulation` batches and clipped by their global norm.
@@ -23,7 +23,8 @@ from torch.nn.functional import cross_entropy
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_train.adapters.base import Adapter, Event, Prompt
 from edgeadapt_train.backbone import Backbone
-from edgeadapt_train.batches import Batch, Encoded, collate, epoch_batches
+from edgeadapt_train.batches import IGNORED, Batch, Encoded, epoch_batches
+from edgeadapt_train.objectives import Objective
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -82,12 +83,12 @@ class Learner:
         backbone: Backbone,
         adapter: Adapter,
         examples: Sequence[Encoded],
-        eos: int,
+        objective: Objective,
         *,
         settings: LoopSettings,
         index: int,
     ) -> None:
-        self._backbone, self._adapter, self._examples, self._eos = backbone, adapter, examples, eos
+        self._backbone, self._adapter, self._examples, self._objective = backbone, adapter, examples, objective
         self.settings, self.index, self.done = settings, index, 0
         self._epochs: dict[int, list[list[int]]] = {}
         per_epoch = math.ceil(len(self._epoch(0)) / settings.accumulation)
@@ -179,7 +180,7 @@ class Learner:
         return self._epoch(epoch)[place]
 
     def _collate(self, indices: Sequence[int]) -> Batch:
-        return collate([self._examples[index] for index in indices], self._eos, self._backbone.device)
+        return self._objective.collate([self._examples[index] for index in indices], self._backbone.device)
 
     def _backward(self, batch: Batch, targets: int, parts: int) -> float:
         """Backward of one batch's share; returns its part of the loss."""
@@ -188,9 +189,8 @@ class Learner:
             embeddings = self._backbone.embed(batch.ids)
         with self._adapter.conditioned(Prompt(embeddings, batch.prompt_mask, task)):
             hidden = self._backbone.hidden(embeddings, batch.mask).last_hidden_state
-        wanted = batch.labels != -100
-        logits = self._backbone.head(hidden[wanted]).float()
-        loss = cross_entropy(logits, batch.labels[wanted], reduction="sum") / targets
+        logits, labels = self._objective.logits(hidden, batch), batch.labels[batch.labels != IGNORED]
+        loss = cross_entropy(logits, labels, reduction="sum") / targets
         penalty = self._adapter.penalty()
         whole = loss if penalty is None else loss + penalty / parts
         whole.backward()

@@ -21,15 +21,17 @@ from edgeadapt.backbones import resolve
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import storage_errors
 from edgeadapt.manifest import AdapterBytes
+from edgeadapt.tasks import TaskSpec
 from edgeadapt.text import TextCodec
 from edgeadapt_train import checkpoint, streams
 from edgeadapt_train.adapters import registry
 from edgeadapt_train.adapters.base import Adapter
-from edgeadapt_train.backbone import Backbone, load, threads
-from edgeadapt_train.batches import encode_examples
+from edgeadapt_train.adapters.headed import Headed
+from edgeadapt_train.backbone import Backbone, CausalBackbone, load, threads
 from edgeadapt_train.checkpoint import Position
 from edgeadapt_train.configuration import RunSettings, compose
 from edgeadapt_train.loop import Learner, restore_adapter
+from edgeadapt_train.objectives import check_kind, encoded, objective
 from edgeadapt_train.progress import Reporter, reporter
 from edgeadapt_train.scoring import evaluate
 
@@ -52,11 +54,13 @@ def train(overrides: Sequence[str]) -> Path | None:
     _claim(directory, settings.yaml)
     with reporter() as show, threads(settings.threads), storage_errors(directory):
         tasks = streams.load(settings.stream)
-        found = resolve(settings.model)
-        named = Path(settings.model).expanduser()
+        found = resolve(settings.model.id)
+        named = Path(settings.model.id).expanduser()
         # Export must find the backbone again: a folder by its whole path, anything else by its id.
         identity = str(named.resolve()) if named.exists() else found.id
         backbone = load(found.path, identity, found.revision, settings.precision, settings.device)
+        for task in tasks:
+            check_kind(backbone, task.spec)
         rundir.write_config(directory, settings.yaml)
         rundir.write_environment(directory, environment(backbone))
         show.say(f"{settings.run_id}: {found.id} in {backbone.precision}, {len(tasks)} tasks, into {directory}")
@@ -75,7 +79,7 @@ class _Run:
     ) -> None:
         self._settings, self._tasks, self._backbone, self._text, self._show = settings, tasks, backbone, text, show
         self._path = settings.directory
-        self._adapter: Adapter = registry.build(settings.adapter, backbone.host, settings.loop.seed)
+        self._adapter = build_adapter(settings, backbone, [task.spec for task in tasks])
         count = len(tasks)
         self._baseline = np.full(count, np.nan)
         self._matrix = np.full((count, count), np.nan)
@@ -106,10 +110,9 @@ class _Run:
 
     def _learn_task(self, index: int, done: int, tensors: dict[str, torch.Tensor]) -> None:
         task, settings = self._tasks[index], self._settings
-        examples = encode_examples(task.spec, task.train, self._text.encode)
-        learner = Learner(
-            self._backbone, self._adapter, examples, self._text.eos_ids[0], settings=settings.loop, index=index
-        )
+        examples = encoded(self._backbone, task.spec, task.train, self._text)
+        taught = objective(self._backbone, self._adapter, task.spec, index, self._text)
+        learner = Learner(self._backbone, self._adapter, examples, taught, settings=settings.loop, index=index)
         if done:
             learner.restore(tensors, done)
         else:
@@ -171,6 +174,16 @@ class _Run:
         self._matrix = np.array([numbers(row) for row in value["matrix"]])
 
 
+def build_adapter(settings: RunSettings, backbone: Backbone, tasks: Sequence[TaskSpec]) -> Adapter:
+    """The run's adapter; on an encoder with a head for every task."""
+    adapter = registry.build(settings.adapter, backbone.host, settings.loop.seed)
+    if isinstance(backbone, CausalBackbone):
+        return adapter
+    model = settings.model
+    headed = Headed(adapter, tasks, backbone.host.hidden_size, model.pooling, model.head_lr / settings.loop.lr)
+    return headed.to(backbone.device)
+
+
 def write_adapter(path: Path, adapter: Adapter, backbone: Backbone, tasks: Sequence[streams.Task]) -> None:
     """adapter.safetensors and adapter.json of a learnt adapter; its measured bytes must equal its formula."""
     host = backbone.host
@@ -182,6 +195,7 @@ def write_adapter(path: Path, adapter: Adapter, backbone: Backbone, tasks: Seque
         sites=adapter.sites(),
         tasks=tuple(task.spec for task in tasks),
         bytes=AdapterBytes(**adapter.byte_report()),
+        pooling=adapter.heads.pooling if isinstance(adapter, Headed) else None,
     )
     rundir.write_adapter(path, manifest, adapter.deployed())
 

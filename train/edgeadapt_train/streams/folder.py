@@ -2,6 +2,7 @@
 
     first line     {"name": "topics", "prompt": "Text: {text}\\nTopic:", "choices": ["a", "b"], ...}    a TaskSpec
     other lines    {"split": "train" | "validation" | "evaluation", "text": "...", "target": "..."}
+                   a task of words, kind "tokens": {"text": "Ada lives in Turin", "target": "B-PER O O B-LOC"}
 
 A task without a validation split keeps a tenth of its train split for it. Errors name the file and the line.
 """
@@ -15,7 +16,7 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.records import parse_json
 from edgeadapt.tasks import TaskSpec
 from edgeadapt_train.batches import Example
-from edgeadapt_train.streams.base import Task
+from edgeadapt_train.streams.base import Task, misfit
 
 SPLITS = ("train", "validation", "evaluation")
 
@@ -47,9 +48,10 @@ def _read(file: Path, limits: dict[str, int]) -> Task:
         value = _object(line, where)
         if value.get("split") not in SPLITS or not all(isinstance(value.get(key), str) for key in ("text", "target")):
             raise EdgeAdaptError(f"{where}: needs split ({', '.join(SPLITS)}), text and target, all strings")
-        if spec.choices and value["target"] not in spec.choices:
-            raise EdgeAdaptError(f"{where}: target {value['target']!r} is none of the task's choices")
-        parts[value["split"]].append(Example(value["text"], value["target"]))
+        example = Example(value["text"], value["target"])
+        if (reason := misfit(spec, example)) is not None:
+            raise EdgeAdaptError(f"{where}: {reason}")
+        parts[value["split"]].append(example)
     if not parts["validation"]:
         kept = max(1, len(parts["train"]) // 10)
         parts["train"], parts["validation"] = parts["train"][:-kept], parts["train"][-kept:]
