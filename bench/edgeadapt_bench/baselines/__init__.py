@@ -12,12 +12,18 @@ from pathlib import Path
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_bench.baselines import own
+from edgeadapt_bench.baselines import genai, llama_cpp, openvino, own, pytorch, stock
 from edgeadapt_bench.baselines.competitor import Competitor
 from edgeadapt_bench.baselines.variant import BARE, WORKER, Variant
 
 ALL = "all"
-COMPETITORS: tuple[Competitor, ...] = ()
+COMPETITORS: tuple[Competitor, ...] = (
+    stock.COMPETITOR,
+    genai.COMPETITOR,
+    llama_cpp.COMPETITOR,
+    pytorch.COMPETITOR,
+    openvino.COMPETITOR,
+)
 
 
 @dataclass(frozen=True)
@@ -66,4 +72,4 @@ def _named(bundle: Bundle, name: str, competitors: Sequence[Competitor]) -> Sequ
     raise EdgeAdaptError(f"--baseline {name}: neither a bundle directory nor one of {', '.join(known)}")
 
 
-__all__ = ["ALL", "BARE", "COMPETITORS", "WORKER", "Selection", "Variant", "select"]
+__all__ = ["ALL", "BARE", "COMPETITORS", "WORKER", "Competitor", "Selection", "Variant", "select"]

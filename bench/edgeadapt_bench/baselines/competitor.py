@@ -25,9 +25,13 @@ class Competitor:
     packages: tuple[str, ...]
     variants: Callable[[Bundle], Sequence[Variant]]
 
+    @property
+    def missing(self) -> str | None:
+        """A package that is not installed."""
+        return next((name for name in self.packages if importlib.util.find_spec(name) is None), None)
+
     def of(self, bundle: Bundle) -> Sequence[Variant]:
         """Raises EdgeAdaptError in one line if it cannot run here, with the remedy if there is one."""
-        for package in self.packages:
-            if importlib.util.find_spec(package) is None:
-                raise EdgeAdaptError(f"needs {package!r}: pip install 'edgeadapt[{self.extra}]'")
+        if self.missing is not None:
+            raise EdgeAdaptError(f"needs {self.missing!r}: pip install 'edgeadapt[{self.extra}]'")
         return self.variants(bundle)

@@ -2,8 +2,7 @@
 
     source       llama-cpp-python's source archive on the package index, its vendored llama.cpp
     build        Debian's aarch64 compiler, GGML_CPU_ARM_ARCH=armv8-a (a Cortex-A72), no OpenMP, static; one thread
-    weights      the GGUF that edgeadapt's own backbone comes from, its values quantised anew: Q8_0, or Q4_0 as
-                 llama-quantize makes it: the tied embedding in Q8_0, since its 576 columns do not fit Q6_K's blocks
+    weights      edgeadapt_bench.gguf_files: the same backbone in Q8_0 or Q4_0
     counted      llama_cpp_counts.c, in C: no Python in its memory
 
 Everything is made once, in the cache. Nothing of edgeadapt needs it.
@@ -20,18 +19,14 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
 
 from edgeadapt.cache import cache_directory
-from edgeadapt.errors import EdgeAdaptError, MissingExtra
+from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.fetch import Pinned, fetch
 from edgeadapt.files import locked, sha256_of, storage_errors
 from edgeadapt_bench.emulation import machine
 from edgeadapt_bench.emulation.sysroot import Sysroot, Tell
 
-Form = Literal["q8_0", "q4_0"]
 VERSION = "0.3.36"
 SOURCE = Pinned(
     project="llama-cpp-python",
@@ -116,56 +111,6 @@ def _build(archive: Path, place: Path, tell: Tell) -> Path:
     for name in _LIBRARIES:
         shutil.copy(build / name, made)
     return made
-
-
-def quantised(source: Path, form: Form, tell: Tell) -> Path:
-    """A GGUF of the same model in the cache: matrices of `form`, the tied embedding in Q8_0, everything else as it is.
-
-    Raises MissingExtra without the package gguf.
-    """
-    try:
-        import gguf
-        from gguf import quants
-    except ImportError:
-        raise MissingExtra("export", "gguf") from None
-    store = cache_directory() / "emulation"
-    target = store / f"{source.stem}-{sha256_of(source)[:16]}-{form}.gguf"
-    wanted = {"q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}[form]
-    with storage_errors(store), locked(target):
-        if target.is_file():
-            return target
-        tell(f"quantising {source.name} to {form}")
-        reader = gguf.GGUFReader(source)
-        part = target.with_suffix(".part")
-        writer = gguf.GGUFWriter(part, reader.fields[gguf.Keys.General.ARCHITECTURE].contents())
-        _copy_fields(gguf, reader, writer)
-        for tensor in reader.tensors:
-            values = quants.dequantize(tensor.data, tensor.tensor_type)
-            if values.ndim < 2:
-                writer.add_tensor(tensor.name, values.astype(np.float32))
-                continue
-            kind = gguf.GGMLQuantizationType.Q8_0 if tensor.name == "token_embd.weight" else wanted
-            writer.add_tensor(tensor.name, quants.quantize(values, kind), raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        part.rename(target)
-    return target
-
-
-def _copy_fields(gguf: Any, reader: Any, writer: Any) -> None:
-    """Metadata as it is, but for what the writer says itself and how the tensors are stored."""
-    for item in reader.fields.values():
-        if (
-            item.name == gguf.Keys.General.ARCHITECTURE
-            or item.name.startswith("GGUF.")
-            or item.name == "general.file_type"
-        ):
-            continue
-        kind = item.types[0]
-        inner = item.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(item.name, item.contents(), kind, sub_type=inner)
 
 
 def _path() -> str:
