@@ -12,7 +12,7 @@ import typer
 from edgeadapt.bundle import MANIFEST, Bundle
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import write_json
-from edgeadapt_bench.emulation import machine, profile_report, static_cycles, sysroot, user
+from edgeadapt_bench.emulation import boots, profile_report, static_cycles, sysroot, user
 from edgeadapt_bench.emulation import profile as profiling
 from edgeadapt_bench.emulation.counts import Counts
 from edgeadapt_bench.emulation.job import Job, Kind
@@ -39,6 +39,9 @@ def count(  # noqa: PLR0917 - a command's parameters are its options
     verify: Annotated[
         bool, typer.Option("--verify", help="Instead: edgeadapt verify there, kernel against reference.")
     ] = False,
+    repeat: Annotated[
+        int, typer.Option("--boots", min=1, help="Boot so often; counts that differ between boots are an error.")
+    ] = 1,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the counts to this file.")] = None,
 ) -> None:
     """Count a model's user instructions per phase on an emulated Cortex-A72, one thread. Never a time.
@@ -48,6 +51,7 @@ def count(  # noqa: PLR0917 - a command's parameters are its options
       python -m edgeadapt_bench.emulation bundle --ops build/aarch64/libedgeadapt_ops.so --json counts.json
       python -m edgeadapt_bench.emulation bundle/bare.onnx --ops off --prompt 8 --by-node
       python -m edgeadapt_bench.emulation minilm.onnx --plain --prompt 32
+      python -m edgeadapt_bench.emulation bundle --ops build/aarch64/libedgeadapt_ops.so --boots 3
       python -m edgeadapt_bench.emulation bundle --ops build/aarch64/libedgeadapt_ops.so --profile decode
       python -m edgeadapt_bench.emulation bundle --ops build/aarch64/libedgeadapt_ops.so --verify
     """
@@ -73,10 +77,14 @@ def count(  # noqa: PLR0917 - a command's parameters are its options
         if json_out is not None:
             write_json(json_out, profile_report.to_json(found_functions, cycles))
         return
-    found = Counts(str(model), path.name, job, system.versions(), machine.measure(job, path, library, system))
+    answers, seconds = boots.measure(job, path, library, system, boots=repeat, tell=say)
+    found = Counts(str(model), path.name, job, system.versions(), answers[0])
     print(found.table())
+    if repeat > 1:
+        print(f"{repeat} boots agree to the last instruction and byte")
     if json_out is not None:
-        write_json(json_out, found.to_json())
+        emulator = {"boots": repeat, "seconds_per_boot": [round(one, 1) for one in seconds]}
+        write_json(json_out, {**found.to_json(), "emulator": emulator})
 
 
 def say(line: str) -> None:
