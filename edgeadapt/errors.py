@@ -15,6 +15,10 @@ class CheckFailed(EdgeAdaptError):
     exit_code = 1
 
 
+class BudgetInfeasibleError(EdgeAdaptError):
+    """An energy budget is below what is spent in any case; no plan can keep it."""
+
+
 class MissingExtra(EdgeAdaptError):
     """A command needs packages that one of the extras brings."""
 

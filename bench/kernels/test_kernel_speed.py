@@ -21,7 +21,7 @@ import pytest
 
 from bench.kernels.rows import Row
 from edgeadapt.codecs import blockwise
-from edgeadapt.ops import OPS, Case
+from edgeadapt.ops import OPS, Case, spectral_update
 from edgeadapt.ops.library import library_path
 from tests.contract.views import model_of
 
@@ -44,6 +44,18 @@ def quantised(rows: int, K: int, N: int, bits: Literal[4, 8]) -> Case:
 def low_rank(tokens: int) -> Case:
     factors = {"A": normal(D, 8).astype(np.float16), "B": normal(8, D).astype(np.float16)}
     return Case("", {"y": normal(1, tokens, D), "x": normal(1, tokens, D), **factors}, {"indexed": False})
+
+
+def spectral(tokens: int) -> Case:
+    """q and v of a layer as one node, half of the directions in int8 and a quarter in fp16."""
+    V, U = normal(32, D).astype(np.float16), np.zeros((32, D + 384), np.float16)
+    U[:16, :D], U[16:, D + 192 :] = normal(16, D), normal(16, 192)
+    V8, U8, s8 = spectral_update.stored(V, U, np.ones(32, np.float32))
+    span = np.repeat(np.array([[0, D], [D + 192, D + 384]]), 16, axis=0)
+    states = np.tile(np.array([1, 0, 1, 2], np.uint8), (1, tokens, 8))
+    inputs = {"y": normal(1, tokens, D + 384), "x": normal(1, tokens, D), "states": states, "V": V, "U": U}
+    inputs |= {"s": np.ones(32, np.float32), "V8": V8, "U8": U8, "s8": s8, "span": span}
+    return Case("", inputs, attributes={"first": 0, "count": 32})
 
 
 def updated_norm(tokens: int) -> Case:
@@ -87,6 +99,8 @@ WORKLOADS: dict[tuple[str, str], Callable[[], Case]] = {
     ("AtomRoute", "512 tokens"): lambda: route(512),
     ("AtomMixUpdate", "q, k, v, one token"): lambda: atom_mix(1),
     ("AtomMixUpdate", "q, k, v, 512 tokens"): lambda: atom_mix(512),
+    ("SpectralUpdate", "16 + 16 directions, one token"): lambda: spectral(1),
+    ("SpectralUpdate", "16 + 16 directions, 64 tokens"): lambda: spectral(PROMPT),
     ("HimalayaDirection", "one prompt"): lambda: next(iter(OPS["HimalayaDirection"].cases(np.random.default_rng(1)))),
     ("TanhGelu", "512 x 1536"): lambda: Case("", {"x": normal(1, 512, INNER)}),
     ("AddLayerNorm", "512 x 384"): encoder_norm,

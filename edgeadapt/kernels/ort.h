@@ -11,6 +11,7 @@
 //       OrtStatus* Load(const NodeInfo&);              // optional: read the node's attributes and constants
 //       static constexpr const char* kWidth = "N";     // optional: the attribute that is the output's last dimension
 //       static constexpr size_t kOutputs = 2;          // optional: more than one
+//       static constexpr int64_t kLastWidth = 2;       // optional: the last dimension of the last of several
 //       static constexpr ONNXTensorElementDataType kOutputTypes[] = {kInt64, kFloat};    // optional: not all are float
 //       OrtStatus* Compute(Context& context) const;    // outputs shaped like input 0 (but for kWidth)
 //     };
@@ -363,10 +364,12 @@ struct Op : OrtCustomOp {
       }
       OrtTensorTypeAndShapeInfo* output = nullptr;
       if (OrtStatus* status = ort.CreateTensorTypeAndShapeInfo(&output)) return status;
-      OrtStatus* status = ort.SetDimensions(output, shape, rank);
-      if (status == nullptr) status = ort.SetSymbolicDimensions(output, names, rank);
+      OrtStatus* status = nullptr;
       for (size_t i = 0; status == nullptr && i < Outputs<Kernel>(0); ++i) {
-        status = ort.SetTensorElementType(output, OutputType<Kernel>(i, 0));
+        if (i > 0 && i + 1 == Outputs<Kernel>(0)) SetLastWidth<Kernel>(&shape[rank - 1], &names[rank - 1], 0);
+        status = ort.SetDimensions(output, shape, rank);
+        if (status == nullptr) status = ort.SetSymbolicDimensions(output, names, rank);
+        if (status == nullptr) status = ort.SetTensorElementType(output, OutputType<Kernel>(i, 0));
         if (status == nullptr) status = ort.ShapeInferContext_SetOutputTypeShape(context, i, output);
       }
       ort.ReleaseTensorTypeAndShapeInfo(output);
@@ -400,6 +403,13 @@ struct Op : OrtCustomOp {
   static OrtStatus* Load(K*, const NodeInfo&, long) {
     return nullptr;
   }
+  template <class K>
+  static void SetLastWidth(int64_t* width, const char** name, decltype(K::kLastWidth, 0)) {
+    *width = K::kLastWidth;
+    *name = "";
+  }
+  template <class K>
+  static void SetLastWidth(int64_t*, const char**, long) {}
   template <class K = Kernel>
   static OrtStatus* Width(const OrtApi& ort, const OrtShapeInferContext* context, int64_t* width,
                           decltype(K::kWidth, 0)) {

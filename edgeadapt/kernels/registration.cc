@@ -8,6 +8,7 @@
   X(RankOneUpdate)               \
   X(RankOneNorm)                 \
   X(LowRankUpdate)               \
+  X(SpectralUpdate)              \
   X(HimalayaDirection)           \
   X(AtomRoute)                   \
   X(AtomMixUpdate)

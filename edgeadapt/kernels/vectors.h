@@ -48,6 +48,17 @@ struct Vectors {
   void (*vector_matrix)(const float* x, const float* A, float* h, size_t n, size_t r);
   void (*vector_matrix_half)(const float* x, const Half* A, float* h, size_t n, size_t r);
   void (*vector_matrix_int8)(const float* x, const int8_t* A, float* h, size_t n, size_t r);
+  // rows taken singly: sum_i w_i x_i, and z += c w
+  float (*dot_half)(const Half* w, const float* x, size_t n);
+  void (*add_scaled_half)(float c, const Half* w, float* z, size_t n);
+  // integers: q = round(x / c), half to even, for |x / c| < 128; sum_i a_i b_i; sums += c w for |c| < 128
+  void (*quantise)(const float* x, float c, int8_t* q, size_t n);
+  int32_t (*dot_integers)(const int8_t* a, const int8_t* b, size_t n);
+  void (*add_scaled_integers)(int8_t c, const int8_t* w, int32_t* sums, size_t n);
+  // z = y + c sums
+  void (*add_scaled_sums)(const float* y, float c, const int32_t* sums, float* z, size_t n);
+  // the bits of the largest |x_i|: at least those of infinity where any x_i is not finite
+  uint32_t (*largest_bits)(const float* x, size_t n);
 };
 
 // The best variant that may run here (cpu.h); null if EDGEADAPT_OPS_ISA is unknown or the processor lacks it.

@@ -215,10 +215,82 @@ void VectorMatrix(const float* x, const float* A, float* h, size_t n, size_t r) 
 void VectorMatrixHalf(const float* x, const Half* A, float* h, size_t n, size_t r) { VectorMatrixOf(x, A, h, n, r); }
 void VectorMatrixInt8(const float* x, const int8_t* A, float* h, size_t n, size_t r) { VectorMatrixOf(x, A, h, n, r); }
 
+float DotHalf(const Half* w, const float* x, size_t n) {
+  VP sums[2][kParts] = {};
+  size_t i = 0;
+  for (; i + 2 * kColumns <= n; i += 2 * kColumns) {
+    EDGEADAPT_UNROLL
+    for (size_t k = 0; k < 2; ++k) {
+      VP a[kParts], b[kParts];
+      LoadColumns(w + i + k * kColumns, a);
+      LoadColumns(x + i + k * kColumns, b);
+      EDGEADAPT_UNROLL
+      for (size_t s = 0; s < kParts; ++s) sums[k][s] += a[s] * b[s];
+    }
+  }
+  float sum = 0.0f;
+  for (size_t s = 0; s < kParts; ++s) {
+    const VP part = sums[0][s] + sums[1][s];
+    for (size_t k = 0; k < P; ++k) sum += part[k];
+  }
+  for (; i < n; ++i) sum += One(w + i) * x[i];
+  return sum;
+}
+
+void AddScaledHalf(float c, const Half* w, float* z, size_t n) {
+  size_t j = 0;
+  for (; j + kColumns <= n; j += kColumns) {
+    VP sums[kParts];
+    LoadColumns(z + j, sums);
+    AddColumns(c, w + j, sums);
+    StoreColumns(z + j, sums);
+  }
+  for (; j < n; ++j) z[j] += c * One(w + j);
+}
+
+// Integers go through the compiler's own vectorising: widening multiplications have an instruction on every processor.
+// A float of 1.5 * 2^23 has no fraction, and its last bits count: adding it rounds to even. What is no number becomes
+// any.
+void Quantise(const float* x, float c, int8_t* q, size_t n) {
+  for (size_t i = 0; i < n; ++i) {
+    const float shifted = x[i] / c + 12582912.0f;
+    uint32_t bits;
+    __builtin_memcpy(&bits, &shifted, sizeof bits);
+    q[i] = static_cast<int8_t>(static_cast<uint8_t>(bits));
+  }
+}
+
+int32_t DotIntegers(const int8_t* a, const int8_t* b, size_t n) {
+  int32_t sum = 0;
+  for (size_t i = 0; i < n; ++i) sum += static_cast<int16_t>(a[i]) * static_cast<int16_t>(b[i]);
+  return sum;
+}
+
+void AddScaledIntegers(int8_t c, const int8_t* w, int32_t* sums, size_t n) {
+  for (size_t i = 0; i < n; ++i) sums[i] += static_cast<int16_t>(c) * static_cast<int16_t>(w[i]);
+}
+
+void AddScaledSums(const float* y, float c, const int32_t* sums, float* z, size_t n) {
+  for (size_t i = 0; i < n; ++i) z[i] = y[i] + c * static_cast<float>(sums[i]);
+}
+
+uint32_t LargestBits(const float* x, size_t n) {
+  uint32_t largest = 0;
+  for (size_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + i, sizeof bits);
+    bits &= 0x7FFFFFFFu;
+    largest = bits > largest ? bits : largest;
+  }
+  return largest;
+}
+
 }  // namespace
 
-const Vectors EDGEADAPT_VECTORS = {EDGEADAPT_ISA,  Dot,          DotInt8,          Scale,
-                                   ScaledProduct,  Axpy,         AddProduct,       AddProductHalf,
-                                   AddProductInt8, VectorMatrix, VectorMatrixHalf, VectorMatrixInt8};
+const Vectors EDGEADAPT_VECTORS = {EDGEADAPT_ISA,     Dot,           DotInt8,          Scale,
+                                   ScaledProduct,     Axpy,          AddProduct,       AddProductHalf,
+                                   AddProductInt8,    VectorMatrix,  VectorMatrixHalf, VectorMatrixInt8,
+                                   DotHalf,           AddScaledHalf, Quantise,         DotIntegers,
+                                   AddScaledIntegers, AddScaledSums, LargestBits};
 
 }  // namespace edgeadapt

@@ -11,6 +11,7 @@ from edgeadapt.ops import (
     quant_matmul,
     rank_one_norm,
     rank_one_update,
+    spectral_update,
     tanh_gelu,
 )
 from edgeadapt.ops.registry import DOMAIN, OPSET, VERSION, Case, Op
@@ -22,6 +23,7 @@ OPS: dict[str, Op] = {
         rank_one_update.OP,
         rank_one_norm.OP,
         low_rank_update.OP,
+        spectral_update.OP,
         atom_route.OP,
         atom_mix_update.OP,
         quant_matmul.OP,

@@ -73,7 +73,7 @@ def test_rows_of_a_batch_are_independent(op: Op, view: str) -> None:
     case = next(iter(op.cases(np.random.default_rng(5))))
     batched = {
         name: np.concatenate((value, value))
-        if name in ("a", "b", "y", "x", "h", "r", "u", "pool", "task", "bias", "index", "weight")
+        if name in ("a", "b", "y", "x", "h", "r", "u", "pool", "task", "bias", "index", "weight", "states")
         else value
         for name, value in case.inputs.items()
     }

@@ -1,0 +1,242 @@
+"""Which directions run in which state under an energy budget, in integers: the bound holds by construction.
+
+    items      (t, j): direction j of a model at token t, in state off, int8 or fp16
+    utility    o_state = beta_state kappa z_{t, layer(j)} + b_{j, state},   beta = (-1, 0, 1)
+    gain       over off:  g8 = kappa z + d8_j    g16 = 2 kappa z + d16_j    (d_state = b_state - b_off)
+    cost       0, c8_j, c16_j femtojoules, integers, c16 > c8 > 0
+    wanted     max sum of gains  with  sum of costs <= budget
+
+For a price lambda each item takes argmax(gain - lambda cost), ties to the cheaper. An item climbs its states as the
+price falls, along the upper hull of (cost, gain); the prices at which it climbs are linear in z:
+    e8 = g8 / c8    e16 = g16 / c16    up = (g16 - g8) / (c16 - c8)
+    e8 > e16        off -> int8 at e8, int8 -> fp16 at up            two steps, costs c8 and c16 - c8
+    otherwise       off -> fp16 at e16                               one step, cost c16
+so that a plan at price lambda is: every step whose price is above lambda. Its cost does not increase with lambda; 40
+bisections of [0, the highest price] find the price, each looking only at the steps that are still undecided, and each
+keeping an upper end that is affordable. One greedy fill takes further steps in (price, index) order where they fit (a
+step needs the one below it).
+
+Price plan and fill together are the greedy over all steps in (price, index) order, so that a larger budget never gives
+less utility. `certificate` is weak duality: for any lambda >= 0 no plan's gain exceeds
+    sum max_state(gain - lambda cost) + lambda budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.errors import BudgetInfeasibleError, EdgeAdaptError
+
+OFF, INT8, FP16 = 0, 1, 2
+BISECTIONS = 40
+SAMPLE, MARGIN = 4096, 0.03  # steps that are looked at first; three standard errors of their share
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """states uint8 [T, J]; their cost, the budget that it keeps, and the price of the last femtojoule."""
+
+    states: NDArray[np.uint8]
+    cost: int
+    budget: int
+    price: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far a plan may be from the best one: gap >= 0 in utility, and relative to the unconstrained plan's gain."""
+
+    gain: float
+    gap: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The two steps of every item, [2, T, J]: prices (minus infinity where there is no second) and costs; and whether
+    the first one stops at int8, [T, J]."""
+
+    prices: F64
+    costs: I64
+    halting: NDArray[np.bool_]
+
+
+class Allocator:
+    """The directions of one model.
+
+    Args:
+        layer: [J], which of the scores each direction takes.
+        offsets: b [J, 3] for (off, int8, fp16).
+        costs: [J, 2] integer femtojoules of (int8, fp16).
+        kappa: what a score counts.
+    """
+
+    def __init__(self, layer: I64, offsets: F64, costs: I64, kappa: float) -> None:
+        if costs.dtype != np.int64 or costs.shape != (len(layer), 2) or offsets.shape != (len(layer), 3):
+            raise EdgeAdaptError(f"{len(layer)} directions need costs [J, 2] int64 and offsets [J, 3]")
+        if not (costs[:, 0] > 0).all() or not (costs[:, 1] > costs[:, 0]).all():
+            raise EdgeAdaptError("a direction's fp16 state must cost more than its int8 state, and that more than 0")
+        self._layer = layer
+        self._same = bool((layer == np.arange(len(layer))).all())
+        self._c8, self._c16 = costs.T.copy()
+        self._c_up = self._c16 - self._c8
+        wide = offsets.astype(np.float64)
+        self._kappa, self._d8, self._d16 = kappa, wide[:, INT8] - wide[:, OFF], wide[:, FP16] - wide[:, OFF]
+        self._lines = [
+            (slope * kappa / cost, offset / cost)
+            for slope, offset, cost in (
+                (1, self._d8, self._c8),
+                (2, self._d16, self._c16),
+                (1, self._d16 - self._d8, self._c_up),
+            )
+        ]
+
+    @property
+    def full_cost(self) -> int:
+        """What one token costs with every direction in fp16."""
+        return int(self._c16.sum())
+
+    def cost(self, states: NDArray[np.uint8]) -> int:
+        """Femtojoules of states [T, J]."""
+        return int(((states == INT8) * self._c8).sum() + ((states == FP16) * self._c16).sum())
+
+    def unbounded(self, scores: F64) -> Plan:
+        """Every item's best state."""
+        return self.allocate(scores, len(scores) * self.full_cost)
+
+    def allocate(self, scores: F64, budget: int) -> Plan:
+        """The plan for scores z [T, layers] within `budget` femtojoules. Raises BudgetInfeasibleError below zero."""
+        if budget < 0:
+            raise BudgetInfeasibleError(
+                f"the energy budget is {-budget:,} fJ less than what is fixed; give a larger one"
+            )
+        steps = self._steps(scores)
+        price, spent = _price(steps.prices.ravel(), steps.costs.ravel(), budget)
+        taken = steps.prices > price
+        states = np.where(taken[0], np.where(steps.halting & ~taken[1], INT8, FP16), OFF).astype(np.uint8)
+        for index, cost, state in _fill(steps, states, price, budget - spent):
+            states.flat[index] = state
+            spent += cost
+        return Plan(states, spent, budget, price)
+
+    def certificate(self, scores: F64, plan: Plan) -> Certificate:
+        """The optimality gap of a plan for these scores."""
+        z = self._kappa * self._gather(scores)
+        g8, g16 = z + self._d8, 2 * z + self._d16
+        gain = float(g8[plan.states == INT8].sum() + g16[plan.states == FP16].sum())
+        best = np.maximum(0, np.maximum(g8 - plan.price * self._c8, g16 - plan.price * self._c16)).sum()
+        gap = max(0.0, float(best) + plan.price * plan.budget - gain)
+        free = float(np.maximum(0, np.maximum(g8, g16)).sum())
+        return Certificate(gain, gap, gap / free if free > 0 else 0.0)
+
+    def _gather(self, scores: F64) -> F64:
+        return scores if self._same else np.asarray(scores[:, self._layer], dtype=np.float64)
+
+    def _steps(self, scores: F64) -> _Steps:
+        z = self._gather(scores)
+        e8, e16, up = (z * slope + offset for slope, offset in self._lines)
+        halting = e8 > e16
+        prices, costs = np.empty((2, *z.shape)), np.empty((2, *z.shape), np.int64)
+        np.maximum(e8, e16, out=prices[0])
+        prices[1] = np.where(halting, np.minimum(up, e8), -np.inf)  # rounding must not put it above the step below
+        costs[0], costs[1] = np.where(halting, self._c8, self._c16), self._c_up
+        return _Steps(prices, costs, halting)
+
+
+def _price(prices: F64, costs: I64, budget: int) -> tuple[float, int]:
+    """The lowest affordable price that the bisections find, and what the steps above it cost."""
+    total = int((costs * (prices > 0)).sum())
+    if total <= budget:
+        return 0.0, total
+    bracket = _Bracket(prices, costs, budget, 0.0, float(prices.max()))
+    if len(prices) > 16 * SAMPLE:
+        every = len(prices) // SAMPLE
+        for price in _guesses(prices[::every], costs[::every], budget / total):
+            bracket.divide(price)
+    for _ in range(BISECTIONS):
+        bracket.forget()
+        if len(bracket.prices) < 2:  # the last one is too dear at any price between
+            break
+        bracket.divide((bracket.low + bracket.high) / 2)
+    return bracket.high, bracket.spent
+
+
+def _guesses(prices: F64, costs: I64, wanted: float) -> list[float]:
+    """Two prices that the wanted share of the cost probably lies between, from a sample of the steps. Right or not,
+    they only save the bisections from looking at all steps."""
+    order = np.argsort(-prices)[: np.count_nonzero(prices > 0)]
+    shares = np.cumsum(costs[order])
+    if not len(order):
+        return []
+    at = np.searchsorted(shares, np.array([wanted - MARGIN, wanted + MARGIN]) * float(shares[-1]))
+    return [float(prices[order[min(int(place), len(order) - 1)]]) for place in at]
+
+
+@dataclass
+class _Bracket:
+    """The price lies in [low, high]: the steps above `low` are too dear, those above `high` cost `spent`."""
+
+    prices: F64  # of the steps that are not decided; those above them cost `decided`
+    costs: I64
+    budget: int
+    low: float
+    high: float
+    spent: int = 0
+    decided: int = 0
+
+    def divide(self, price: float) -> None:
+        """Move one of the ends to a price between them."""
+        if not self.low < price < self.high:
+            return
+        cost = self.decided + int((self.costs * (self.prices > price)).sum())
+        if cost <= self.budget:
+            self.high, self.spent = price, cost
+        else:
+            self.low = price
+
+    def forget(self) -> None:
+        """Leave out the steps that are decided: those above `high` and those not above `low`."""
+        at = np.flatnonzero((self.prices > self.low) & (self.prices <= self.high))
+        self.prices, self.costs, self.decided = self.prices[at], self.costs[at], self.spent
+
+
+def _fill(steps: _Steps, states: NDArray[np.uint8], price: float, left: int) -> Iterator[tuple[int, int, int]]:
+    """(flat index, cost, new state) of each further step that is taken, the dearest first, while it fits."""
+    first, second = steps.prices.reshape(2, -1)
+    cost_first, cost_second = steps.costs.reshape(2, -1)
+    halting = steps.halting.ravel()
+    at = np.flatnonzero((first <= price) & (first > 0) & (cost_first <= left))
+    climbing = np.flatnonzero((states.ravel() == INT8) & (second > 0) & (cost_second <= left))
+    if not len(at) and not len(climbing):
+        return
+    at, climbing = _affordable(at, first, cost_first, left), _affordable(climbing, second, cost_second, left)
+    after = at[halting[at] & (second[at] > 0)]
+    order = [(-first[i], i, 0, cost_first[i], INT8 if halting[i] else FP16) for i in at.tolist()]
+    order += [(-second[i], i, 1, cost_second[i], FP16) for i in (*climbing.tolist(), *after.tolist())]
+    waiting = set(after.tolist())  # second steps whose first one is not taken yet
+    for _, index, step, cost, state in sorted(order):
+        if cost > left or (step == 1 and index in waiting):
+            continue
+        left -= int(cost)
+        waiting.discard(index)
+        yield index, int(cost), state
+
+
+def _affordable(at: I64, prices: F64, costs: I64, left: int) -> I64:
+    """Those of the steps `at` that a greedy fill can come to: of each cost the best, as many as fit."""
+    kept = []
+    for cost in np.unique(costs[at]).tolist():
+        same, most = at[costs[at] == cost], left // cost
+        if len(same) > most:
+            values = prices[same]
+            worst = np.partition(values, len(values) - most)[len(values) - most]
+            better, equal = same[values > worst], same[values == worst]
+            same = np.concatenate([better, equal[: most - len(better)]])
+        kept.append(same)
+    return np.concatenate(kept) if kept else at
