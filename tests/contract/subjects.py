@@ -32,6 +32,7 @@ class Subject:
 
 EWC = {"ewc": {"strength": 10.0, "batches": 2}}
 SMALL = {"fisher_batches": 2, "window": 2, "cooldown": 2}
+TINY = {"flop_cap": 1.0}  # a router of 128 atoms is much beside a host 64 numbers wide
 SUBJECTS = (
     Subject("himalaya", {"method": "himalaya", **SMALL}),
     Subject(
@@ -57,6 +58,11 @@ SUBJECTS = (
     Subject("loreft", {"method": "loreft"}),
     Subject("loreft ewc", {"method": "loreft", **EWC}),
     Subject("full", {"method": "full"}, merges=True, seeded=False),
+    Subject("unihyper", {"method": "unihyper", **TINY}),
+    Subject("unihyper vocab", {"method": "unihyper", "basis": "vocab", **TINY}),
+    Subject("unihyper top-3", {"method": "unihyper", "top_k": 3, **TINY}),
+    Subject("sat-lora", {"method": "sat-lora", **TINY}),
+    Subject("hf-sat-lora", {"method": "hf-sat-lora", **TINY}),
 )
 NAMED = {subject.name: subject for subject in SUBJECTS}
 

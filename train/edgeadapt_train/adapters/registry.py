@@ -16,16 +16,21 @@ from edgeadapt_train.adapters.himalaya.config import HimalayaConfig
 from edgeadapt_train.adapters.lilac import Lilac, LilacConfig
 from edgeadapt_train.adapters.lora import Lora, LoraConfig
 from edgeadapt_train.adapters.loreft import Loreft, LoreftConfig
+from edgeadapt_train.adapters.unihyper.adapter import HfSat, Sat, UniHyper
+from edgeadapt_train.adapters.unihyper.config import SatConfig, UniHyperConfig
 from edgeadapt_train.options import checked
 
 METHODS: dict[str, tuple[type[Any], type[Any]]] = {
     "coltas": (ColtasConfig, Coltas),
     "full": (FullConfig, Full),
     "glodis": (GlodisConfig, Glodis),
+    "hf-sat-lora": (SatConfig, HfSat),
     "himalaya": (HimalayaConfig, Himalaya),
     "lilac": (LilacConfig, Lilac),
     "lora": (LoraConfig, Lora),
     "loreft": (LoreftConfig, Loreft),
+    "sat-lora": (SatConfig, Sat),
+    "unihyper": (UniHyperConfig, UniHyper),
 }
 
 
