@@ -151,7 +151,8 @@ def run(
 ) -> None:
     """Ask a bundle.
 
-    A classification task answers with a label and probabilities; anything else with text, as it is generated.
+    A classification task answers with a label and probabilities, a task of words with a label for each; anything else
+    with text, as it is generated.
 
     \b
     Examples:
@@ -185,15 +186,25 @@ HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write one page 
 @bench.command(_MEASURE)
 def bench_measure(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory.")] = Path("bundle"),
-    device: Annotated[str, typer.Option(help="Where to measure: host, rpi4 or emulated.")] = "host",
+    device: Annotated[
+        str, typer.Option(help="Where to measure: host, board, rpi4, emulated or ssh://[USER@]HOST[:PORT].")
+    ] = "host",
     baseline: Annotated[
         list[str] | None,
         typer.Option(
             help="What to compare with, repeatable: bare, bodies, lora8-merged, lora8-unmerged, another bundle."
         ),
     ] = None,
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(help="What to measure, repeatable: NAME[:SIZE=NUMBER[,NUMBER...]...], see below."),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Bound the whole run to 40 s.")] = False,
-    threads: ThreadsOption = 1,
+    threads: Annotated[str, typer.Option(help="Threads that one operation may use; several: 1,2,4.")] = "1",
+    cool_down: Annotated[
+        float | None,
+        typer.Option(help="Wait until the machine is at most so warm, in degrees Celsius, before opening."),
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write every row to this file.")] = None,
     csv_out: CsvOption = None,
     markdown_out: MarkdownOption = None,
@@ -201,26 +212,57 @@ def bench_measure(
 ) -> None:
     """Measure a bundle beside its baselines.
 
-    Load, prefill, decode, switches, memory and size, interleaved in one run, as paired ratios with intervals.
-    --device rpi4 measures on a Raspberry Pi 4; on any other machine its processor is emulated (--device emulated does
-    so everywhere), which gives user instructions and memory, and never a time. `bench compare` and `bench show` work
-    on stored results.
+    Variants take turns in one run; figures are paired ratios with intervals. BUNDLE may also be an encoder's bundle or
+    .onnx file. `bench compare` and `bench show` work on stored results.
+
+    \b
+    Devices:
+      host        this machine
+      board       this machine, a Raspberry Pi: an error on any other
+      rpi4        this machine if it is a Raspberry Pi 4, otherwise emulated
+      emulated    a Raspberry Pi 4's processor, emulated: user instructions and memory, and never a time
+      ssh://...   a board that ssh reaches without asking: bundle and wheel are copied there, and the bench runs there.
+                  Behind `?`, joined by `&`: python=PATH, an interpreter there that has edgeadapt; wheel=PATH, a wheel
+                  here in place of one built from the source tree; config=PATH, another configuration for ssh
+
+    \b
+    Workloads, with their sizes (several numbers: each by itself, and every combination):
+      generation      text behind a prompt                           prompt=64 output=8
+      switch          another task, and an adapter's file read anew  prompt=64
+      batch           several texts in lock-step                     rows=4 prompt=64 output=8
+      mixed           a batch whose rows use different adapters      adapters=4 rows=4 prompt=64 output=8
+      classification  a text, and the scores of all its labels       prompt=64 choices=4 length=2
+      residents       many adapters in memory, changing among them   adapters=8 prompt=64
+      embedding       texts through an encoder                       tokens=64 batch=1
+    If none is named: generation and switch, or embeddings of several lengths where BUNDLE is an encoder.
 
     \b
     Examples:
       edgeadapt bench bundle --device host --json bench.json --html bench.html
       edgeadapt bench bundle --device emulated --baseline bare
-      edgeadapt bench bundle --quick --threads 2
+      edgeadapt bench bundle --device ssh://pi@raspberrypi --cool-down 55 --json board.json
+      edgeadapt bench bundle --quick --threads 1,2
+      edgeadapt bench bundle --workload generation:prompt=16,64,256:output=32 --workload residents:adapters=1,8,64
       edgeadapt bench bundle --baseline bare --baseline other/bundle
+      edgeadapt bench encoder.onnx --workload embedding:tokens=16,128:batch=1,8
       edgeadapt bench compare before.json after.json
       edgeadapt bench show bench.json --html bench.html
     """
+    workloads = _stage("edgeadapt_bench.workloads", "bench")
     report = _stage("edgeadapt_bench.run", "bench").bench(
-        bundle, device=device, baselines=baseline, quick=quick, threads=threads, json_out=json_out
+        bundle,
+        device=device,
+        baselines=baseline,
+        workloads=workloads.parse(workload or ()),
+        quick=quick,
+        threads=workloads.numbers("--threads", threads),
+        cool_down=cool_down,
+        json_out=json_out,
     )
     results = _stage("edgeadapt_bench.results", "bench")
-    results.write(results.checked(str(bundle), report.to_json()), csv=csv_out, markdown=markdown_out, html=html_out)
-    _console().print(report.table())
+    found = results.checked(str(bundle), report.to_json())
+    results.write(found, csv=csv_out, markdown=markdown_out, html=html_out)
+    _console().print(_stage("edgeadapt_bench.terminal", "bench").table(found))
 
 
 @bench.command("compare")

@@ -25,17 +25,17 @@ from rich.table import Table
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_bench.baselines import BARE
+from edgeadapt_bench.phases import PHASES
 from edgeadapt_bench.results import FEWEST, Result
 from edgeadapt_bench.statistics import LEVEL, RESAMPLES, SEED
-from edgeadapt_bench.units import shown
-from edgeadapt_bench.workloads import PHASES
+from edgeadapt_bench.units import in_words, shown
 
 Row = Mapping[str, Any]
 Openings = Sequence[np.ndarray]  # samples of each opening
 
 _PHASES = {phase: phase.replace("_", " ") for phase in PHASES}
-PEAK, DISK = "peak memory", "bundle on disk"
-FIGURES = [*(text for name in _PHASES.values() for text in (name, f"{name}, x bare")), PEAK, DISK]
+PEAK, HELD, DISK = "peak memory", "memory held", "bundle on disk"
+FIGURES = [*(text for name in _PHASES.values() for text in (name, f"{name}, x bare")), PEAK, HELD, DISK]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class Comparison:
     def table(self, limit: float | None) -> RenderableType:
         title = f"{self.before} -> {self.after}"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in ("figure", "variant"):
+        several = len({(item.workload, item.threads) for item in self.changes}) > 3  # load, generation, switches
+        for name in ("figure", "variant", *(["workload"] if several else [])):
             table.add_column(name)
         for name in ("before", "after", "change"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -110,8 +111,9 @@ class Comparison:
                 table.add_section()
             failed = limit is not None and item.worse_by(limit)
             figures = [shown(value, item.unit.partition("/")[0]) for value in (item.before, item.after)]
-            cells = ("" if item.figure == last else item.figure, item.variant, *figures, item.text.replace("[", r"\["))
-            table.add_row(*cells, style="bold red" if failed else None)
+            where = [f"{item.workload}; {item.threads}"] if several else []
+            cells = ["" if item.figure == last else item.figure, item.variant, *where, *figures]
+            table.add_row(*cells, item.text.replace("[", r"\["), style="bold red" if failed else None)
             last = item.figure
         meaning = "above 0 %: worse" + ("" if self.emulated else r"; \[95 % interval of the change], ? too few samples")
         return Group(table, meaning, *(f"only in one: {line}" for line in self.only), *self.notes)
@@ -146,7 +148,7 @@ def compare(before: Result, after: Result) -> Comparison:
         ]
         if ratios[0] is not None and ratios[1] is not None:
             changes.append(_sampled(rng, _exact(pair[0], f"{figure}, x bare", "ratio", 1, 1), ratios[0], ratios[1]))
-    changes += _bytes(before, after, {key[0]: left[key] for key in reversed(common)})
+    changes += _bytes(before, after, {(key[0], key[4]): left[key] for key in reversed(common)})
     only = [f"{_named(key)} ({before.name})" for key in left if key not in right]
     only += [f"{_named(key)} ({after.name})" for key in right if key not in left]
     return Comparison(before.name, after.name, before.emulated, changes, only, _notes(before, after))
@@ -175,41 +177,48 @@ def said(worse: Sequence[Change], limit: float) -> str:
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    sizes = tuple(sorted(row["workload"].items()))
+    sizes = tuple(row["workload"].items())
     return row["variant"], row["phase"], sizes, row["precision"], row["threads"]
 
 
 def _named(key: tuple[Any, ...]) -> str:
     variant, phase, sizes, precision, threads = key
-    return f"{variant}, {phase}, {_workload(dict(sizes))}, {precision}, {threads} thread{'s' if threads > 1 else ''}"
+    workload = dict(sizes)
+    where = [] if workload["name"] == phase else [in_words(workload)]
+    return ", ".join([variant, phase, *where, precision, f"{threads} thread{'s' if threads > 1 else ''}"])
 
 
-def _workload(sizes: Mapping[str, Any]) -> str:
-    text = f"{sizes['name']} {sizes['prompt_tokens']}+{sizes['decode_tokens']}"
-    return text if sizes["batch"] == 1 else f"{text} x {sizes['batch']}"
-
-
-def _bytes(before: Result, after: Result, compared: Mapping[str, Row]) -> Iterator[Change]:
-    """Peak memory of every variant that was compared, and each of their bundles' size, named by its first variant."""
+def _bytes(before: Result, after: Result, compared: Mapping[Any, Row]) -> Iterator[Change]:
+    """Peak memory of every variant that was compared, what its workloads hold, and each bundle's size once, named by
+    its first variant."""
+    others = {_memory_key(item): item for item in after.memory}
     seen = set()
-    others = {item["variant"]: item for item in after.memory}
     for one in before.memory:
-        variant = one["variant"]
-        if variant not in compared or variant not in others:
+        row, other = compared.get((one["variant"], one["threads"])), others.get(_memory_key(one))
+        if row is None or other is None:
             continue
-        other = others[variant]
-        yield _exact(compared[variant], PEAK, "bytes", one["peak_bytes"], other["peak_bytes"])
+        if one["workload"] is not None:
+            if not one["increase_bytes"]:
+                continue
+            row = {**row, "workload": one["workload"]}
+            yield _exact(row, HELD, "bytes", one["increase_bytes"], other["increase_bytes"])
+            continue
+        yield _exact(row, PEAK, "bytes", one["peak_bytes"], other["peak_bytes"])
         if (one["bundle"], other["bundle"]) not in seen:
             seen.add((one["bundle"], other["bundle"]))
             sizes = (sum(run.files(item["bundle"]).values()) for run, item in ((before, one), (after, other)))
-            yield _exact(compared[variant], DISK, "bytes", *sizes)
+            yield _exact(row, DISK, "bytes", *sizes)
+
+
+def _memory_key(item: Row) -> tuple[Any, ...]:
+    return item["variant"], item["threads"], tuple((item["workload"] or {}).items())
 
 
 def _exact(row: Row, figure: str, unit: str, before: float, after: float) -> Change:
     return Change(
         variant=row["variant"],
         figure=figure,
-        workload=_workload(row["workload"]),
+        workload=in_words(row["workload"]),
         precision=row["precision"],
         threads=row["threads"],
         unit=unit,
@@ -249,7 +258,7 @@ def _ratios(row: Row, bare: Row | None) -> Openings | None:
     """Ratios to bare, round by round in each opening; None for bare itself, and where rounds do not pair up."""
     if bare is None or bare is row:
         return None
-    size = int(row["workload"]["decode_tokens"]) if row["phase"] == "decode" else 1
+    size = int(row["workload"].get("output", 1)) if row["phase"] == "decode" else 1
     pairs = list(zip(_samples(row), _samples(bare), strict=False))
     if len(row["samples"]) != len(bare["samples"]) or any(len(a) != len(b) or len(a) % size for a, b in pairs):
         return None

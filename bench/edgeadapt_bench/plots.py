@@ -75,6 +75,15 @@ class Samples:
     interval: tuple[float, float] | None
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Estimates over a size: (size, value, low, high), rising; low = high = value where there is no interval."""
+
+    name: str
+    kind: str
+    points: tuple[tuple[float, float, float, float], ...]
+
+
 def bars(
     title: str, rows: Sequence[Bar], figure: Callable[[float], str], limit: tuple[float, str] | None = None
 ) -> str:
@@ -155,6 +164,47 @@ def distributions(title: str, rows: Sequence[Samples], figure: Callable[[float],
             words = f"{beyond} slower, up to {figure(float(values.max()))} →"
             parts.append(f'<text class="beyond" x="{RIGHT}" y="{base + 13}" text-anchor="end">{escape(words)}</text>')
     return _svg(title, [f"{row.name}: {row.text}" for row in rows], axis, len(rows) * height, parts)
+
+
+def curves(title: str, rows: Sequence[Curve], figure: Callable[[float], str], over: str) -> str:
+    """One line per curve, from zero up; the size below, logarithmic where it spans much. Sizes that were measured are
+    the ticks."""
+    places = sorted({point[0] for row in rows for point in row.points})
+    most = max(high for row in rows for _, _, _, high in row.points)
+    room = 0.05 * (places[-1] - places[0])
+    spanning = places[-1] / places[0] >= LOGARITHMIC
+    ticks = tuple((place, f"{place:g}") for place in places)
+    low, high = (places[0] / 1.12, places[-1] * 1.12) if spanning else (places[0] - room, places[-1] + room)
+    axis = Axis(low, high, spanning, ticks)
+    levels = linear(0.0, most * 1.04 or 1.0, figure)
+    bottom = 210.0
+
+    def height(value: float) -> float:
+        return bottom - (bottom - 20.0) * value / levels.high
+
+    parts = []
+    for value, text in levels.ticks:
+        y = height(value)
+        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>')
+        if value:
+            parts.append(f'<text class="axis" x="{LEFT}" y="{y - 4:.1f}">{escape(text)}</text>')
+    for row in rows:
+        marks = [(axis.at(place), height(value)) for place, value, _, _ in row.points]
+        line = "L".join(f"{x:.1f} {y:.1f}" for x, y in marks)
+        parts.append(f'<path class="{row.kind} curve" d="M{line}"/>')
+        for (x, y), (place, value, least, greatest) in zip(marks, row.points, strict=True):
+            interval = "" if least == greatest else f" [{figure(least)} {figure(greatest)}]"
+            words = escape(f"{row.name}, {over} {place:g}: {figure(value)}{interval}")
+            if least < greatest:
+                ends = f"M{x:.1f} {height(least):.1f}V{height(greatest):.1f}"
+                parts.append(f'<path class="{row.kind} interval" d="{ends}"><title>{words}</title></path>')
+            parts.append(
+                f'<circle class="{row.kind} point" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{words}</title></circle>'
+            )
+    said = [
+        f"{row.name}: {', '.join(f'{figure(value)} at {place:g}' for place, value, _, _ in row.points)}" for row in rows
+    ]
+    return _svg(title, said, axis, bottom, parts)
 
 
 def _end(values: np.ndarray) -> float:

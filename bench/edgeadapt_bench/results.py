@@ -15,10 +15,21 @@ from typing import Any
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import write_atomic
+from edgeadapt_bench.phases import PHASES
 from edgeadapt_bench.report import FORMAT
 
 SCHEMA = "bench.schema.json"
+BEFORE = 2  # the format before this one, which is still read
 FEWEST = 5  # samples that an interval needs; of fewer it would be their smallest and largest, and say too much
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one phase that can be compared, by variant."""
+
+    workload: Mapping[str, Any]
+    threads: int
+    rows: dict[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -63,14 +74,24 @@ class Result:
         return dict(self.document.get("left_out", {}))
 
     @property
-    def bandwidth(self) -> float | None:
-        """Bytes per second that this machine reads from memory with the run's threads; None if nobody measured it."""
-        found = self.document.get("memory_bandwidth")
-        return None if found is None else float(found["bytes_per_second"])
+    def bandwidth(self) -> Mapping[int, float]:
+        """Bytes per second that this machine reads from memory, by number of threads; empty if nobody measured it."""
+        return {int(item["threads"]): float(item["bytes_per_second"]) for item in self.document["memory_bandwidth"]}
 
-    def of(self, phase: str) -> dict[str, Mapping[str, Any]]:
-        """Rows of one phase by variant."""
-        return {str(row["variant"]): row for row in self.rows if row["phase"] == phase}
+    @property
+    def phases(self) -> list[str]:
+        """Those that there are rows of, in the order in which people want to see them."""
+        found = {row["phase"] for row in self.rows}
+        return [phase for phase in PHASES if phase in found]
+
+    def of(self, phase: str) -> list[Group]:
+        """Rows of one phase that belong together: of one workload's sizes and one number of threads."""
+        found: dict[tuple[Any, ...], Group] = {}
+        for row in self.rows:
+            if row["phase"] == phase:
+                key = (*row["workload"].items(), row["threads"])
+                found.setdefault(key, Group(row["workload"], row["threads"], {})).rows[str(row["variant"])] = row
+        return list(found.values())
 
     def files(self, bundle: str) -> Mapping[str, int]:
         """Sizes of a bundle's files in bytes."""
@@ -106,6 +127,8 @@ def checked(name: str, document: Any) -> Result:
     keys = ("format", "started", "device", "rows", "memory", "sizes")
     if not isinstance(document, dict) or any(key not in document for key in keys):
         raise EdgeAdaptError(f"{name}: not a bench result; give what `edgeadapt bench --json` wrote")
+    if document["format"] == BEFORE:
+        document = _raised(name, document)
     if document["format"] != FORMAT:
         raise EdgeAdaptError(
             f"{name}: bench results of format {document['format']}, and this version reads format {FORMAT}; "
@@ -121,7 +144,7 @@ def checked(name: str, document: Any) -> Result:
             if not result.emulated and (not row["samples"] or not all(row["samples"])):
                 raise ValueError
         for item in result.memory:
-            float(item["peak_bytes"]), float(item["increase_bytes"]), item["variant"], item["bundle"]
+            float(item["peak_bytes"]), float(item["increase_bytes"]), item["variant"], item["bundle"], item["workload"]
     except (KeyError, TypeError, ValueError):
         raise EdgeAdaptError(
             f"{name}: a bench result that is damaged, or edited: a row lacks its figures, or is of another device"
@@ -129,6 +152,30 @@ def checked(name: str, document: Any) -> Result:
     if not result.rows:
         raise EdgeAdaptError(f"{name}: a bench result without a single row; measure again")
     return result
+
+
+def _raised(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document of the format before this one, in this one's words."""
+
+    def workload(row: Mapping[str, Any]) -> dict[str, Any]:
+        old, phase = row["workload"], row["phase"]
+        if phase == "load":
+            return {"name": "load"}
+        if phase in ("task_switch", "adapter_switch"):
+            return {"name": "switch", "prompt": old["prompt_tokens"]}
+        return {"name": "generation", "prompt": old["prompt_tokens"], "output": old["decode_tokens"]}
+
+    try:
+        bandwidth = document.get("memory_bandwidth")
+        return {
+            **document,
+            "format": FORMAT,
+            "rows": [{**row, "workload": workload(row)} for row in document["rows"]],
+            "memory": [{**item, "workload": None} for item in document["memory"]],
+            "memory_bandwidth": [] if bandwidth is None else [bandwidth],
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise EdgeAdaptError(f"{name}: a bench result that is damaged, or edited; measure again") from None
 
 
 def write(result: Result, *, csv: Path | None = None, markdown: Path | None = None, html: Path | None = None) -> int:

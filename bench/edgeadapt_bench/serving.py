@@ -1,15 +1,13 @@
 """The measured process, whatever engine runs in it. One variant, resident; the parent asks by JSON lines on standard
 input, one answer line each.
 
-    python -m edgeadapt_bench.serving MODULE       MODULE has a class Subject, and names in PACKAGES what it imports
+    python -m edgeadapt_bench.serving MODULE      MODULE has a class Subject and names the PACKAGES it computes with
 
-    open            variant, threads   load the model                           -> times, ops, vocabulary_size
-    prompt          ids                the prompt of all that follows           -> tokens
-    prefill         room               run the prompt, keep room for an answer  -> times of one run
-    decode          tokens             so many steps behind the prompt          -> times of each step
-    task_switch                        another task, bound for the prompt       -> times | null without two tasks
-    adapter_switch                     adapter read anew, bound for the prompt  -> times | null without an adapter
-    memory                             peak, and its increase since before open -> peak_bytes, increase_bytes
+    open            variant, threads   load the model                             -> times, ops, vocabulary_size
+    begin           workload           sizes of what follows, by its name         -> cannot: why not, or null
+    turn            phase              one turn of that workload                  -> times | null without such a phase
+    memory                             peak, and its increase since before open   -> peak_bytes, increase_bytes,
+                                       what the workload holds, if it says so        held_bytes | null
 
 times   seconds [n] by the wall clock, cpu_seconds [n] of this process on all its threads
 Only the work itself is timed, by the child's own clocks; an engine is imported before its memory is counted. What a
@@ -23,32 +21,13 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_bench import memory
-
-
-@dataclass
-class Times:
-    """What some work took, one entry each: seconds by the wall clock, and of this process's own computing."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self.wall.append(time.perf_counter() - wall)
-        self.cpu.append(time.process_time() - cpu)
-
-    def to_json(self) -> dict[str, list[float]]:
-        return {"seconds": self.wall, "cpu_seconds": self.cpu}
+from edgeadapt_bench import memory, workloads
+from edgeadapt_bench.times import Times
+from edgeadapt_bench.workloads import CannotTakePartError, Work
 
 
 class Subject(Protocol):
@@ -81,14 +60,11 @@ class Server:
         self._before = memory.mark()
         self._opening = opening
         self._subject: Subject | None = None
-        self._prompt: list[int] = []
+        self._work: Work | None = None
         self._answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "open": self._open,
-            "prompt": self._set_prompt,
-            "prefill": lambda request: _times(self._open_subject.prefill(self._prompt, request["room"])),
-            "decode": lambda request: _times(self._open_subject.decode(self._prompt, request["tokens"])),
-            "task_switch": lambda _: self._optional("task_switch"),
-            "adapter_switch": lambda _: self._optional("adapter_switch"),
+            "begin": self._begin,
+            "turn": self._turn,
             "memory": self._memory,
         }
 
@@ -111,17 +87,23 @@ class Server:
         subject = self._subject = self._opening(request["variant"], request["threads"])
         return {**_times(subject.load), "vocabulary_size": subject.vocabulary_size, "ops": subject.ops}
 
-    def _set_prompt(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._prompt = [int(token) for token in request["ids"]]
-        return {"tokens": len(self._prompt)}
+    def _begin(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._work = None  # what the last one kept goes first
+        try:
+            self._work = workloads.of(request["workload"]).start(self._open_subject)
+        except CannotTakePartError as error:
+            return {"cannot": str(error)}
+        return {"cannot": None}
 
-    def _optional(self, phase: str) -> dict[str, Any]:
-        method = getattr(self._open_subject, phase, None)
-        return _times(None if method is None else method(self._prompt))
+    def _turn(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._work is None:
+            raise EdgeAdaptError("no workload has begun")
+        return _times(self._work.turn(request["phase"]))
 
     def _memory(self, request: Mapping[str, Any]) -> dict[str, Any]:
         peak = memory.peak()
-        return {"peak_bytes": peak, "increase_bytes": peak - self._before}
+        held = getattr(self._work, "held", None)
+        return {"peak_bytes": peak, "increase_bytes": peak - self._before, "held_bytes": held}
 
 
 def _times(times: Times | None) -> dict[str, Any]:

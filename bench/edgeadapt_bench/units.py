@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def shown(value: float, unit: str) -> str:
     """A figure of a result file with its unit: three digits that count, and a unit that needs no zeros.
 
-    `unit` is that of the file: s, s/token, instructions, instructions/token, bytes, or ratio.
+    `unit` is that of the file: s, s/token, s/text, instructions, instructions/token, bytes, or ratio.
     """
     if unit == "ratio":
         return f"{value:.3f}"
@@ -20,6 +23,12 @@ def digits(value: float) -> str:
     size = abs(value)
     decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:,.{decimals}f}"
+
+
+def in_words(workload: Mapping[str, Any]) -> str:
+    """A row's workload with its sizes: "generation, prompt 64, output 8"."""
+    sizes = [f"{size} {value}" for size, value in workload.items() if size != "name"]
+    return ", ".join([str(workload["name"]), *sizes])
 
 
 _STEPS = {

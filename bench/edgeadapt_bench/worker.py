@@ -11,10 +11,12 @@ import onnxruntime as ort
 from edgeadapt.bundle import Bundle
 from edgeadapt.ops.library import library_path
 from edgeadapt.runtime import session
-from edgeadapt.runtime.decoder import Decoder, other_inputs
+from edgeadapt.runtime.decoder import Decoder, other_inputs, zero_of
 from edgeadapt.runtime.engine import Engine
-from edgeadapt_bench.inputs import noise
-from edgeadapt_bench.serving import Times
+from edgeadapt_bench.crowd import Crowd
+from edgeadapt_bench.inputs import noise, per_row
+from edgeadapt_bench.rows import RowsDecoder
+from edgeadapt_bench.times import Times
 
 PACKAGES = ("onnxruntime",)
 
@@ -23,7 +25,7 @@ class Subject:
     """The open variant: a decoder, and the engine around it if the graph takes the bundle's adapters."""
 
     def __init__(self, variant: dict[str, Any], threads: int) -> None:
-        bundle = Bundle.open(Path(variant["bundle"]))
+        bundle = self._bundle = Bundle.open(Path(variant["bundle"]))
         self._path = bundle.graph(variant["graph"])
         self._threads = threads
         self._ops: session.Ops = variant["ops"]
@@ -32,9 +34,10 @@ class Subject:
         self._switchable = self._adapter is not None and bundle.adapter(self._adapter).kind != "merged"
         self._engine: Engine | None = None
         self._task = 0
+        self._crowd: Crowd | None = None
         self.load = Times()
         with self.load.one():
-            base = self._session()
+            base = self.session = session.create(self._path, threads=threads, ops=self._ops)
             if variant["random_inputs"]:
                 extra = other_inputs(base)
                 context = bundle.manifest.backbone.context_length
@@ -92,8 +95,33 @@ class Subject:
             self._engine.adapt(ids)
         return times
 
-    def _session(self) -> ort.InferenceSession:
-        return session.create(self._path, threads=self._threads, ops=self._ops)
+    def classify(self, ids: Sequence[int], choices: Sequence[Sequence[int]]) -> None:
+        room = max(map(len, choices))
+        if self._engine is not None:
+            self._engine.prefill(ids, room)
+        else:
+            self.decoder.prefill(ids, room)
+        self.decoder.continuations(choices)
+
+    def rows(self, rows: int, adapters: int) -> RowsDecoder:
+        """Several rows of the open graph, all with this variant's adapter; `adapters` in memory where it can mix."""
+        extra = other_inputs(self.session)
+        if self._engine is None:
+            feeds = {name: noise(item, {"adapters": adapters, "batch_size": rows}) for name, item in extra.items()}
+        else:
+            given = {**self._zeros(), **self._engine.inputs([0])}
+            feeds = {name: per_row(extra[name], value, rows) for name, value in given.items()}
+        return RowsDecoder(self.session, rows, feeds)
+
+    def crowd(self) -> Crowd | None:
+        """Copies of this variant's adapter, to be loaded beside each other; None if it has none to load."""
+        if self._crowd is None and self._switchable and self._adapter is not None:
+            self._crowd = Crowd(self._bundle, self._adapter, self.session, threads=self._threads, ops=self._ops)
+        return self._crowd
+
+    def _zeros(self) -> dict[str, ort.OrtValue]:
+        extra = other_inputs(self.session)
+        return {name: zero_of(extra[name]) for name in self.decoder.adapter_inputs}
 
     def _tasks(self) -> list[str]:
         assert self._engine is not None

@@ -29,6 +29,7 @@ from edgeadapt.codecs.factors import int8_factors
 from edgeadapt.ops.registry import Array, Case, Op, function_text, require
 
 NAME = "LowRankUpdate"
+INDEX_INPUT = "adapter_index"  # what a graph calls the index where it is one of its inputs
 F32 = NDArray[np.float32]
 Factor = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.int8]
 

@@ -18,14 +18,16 @@ from edgeadapt_bench.emulation.counts import Counts
 from edgeadapt_bench.emulation.job import Job
 from edgeadapt_bench.emulation.machine import Answer
 from edgeadapt_bench.report import BenchReport, Memory, Origin, Row
-from edgeadapt_bench.workloads import Phase
+from edgeadapt_bench.workloads import Generation, Switch
 
 STARTED = "2026-11-22T12:00:00+00:00"
 VERSIONS = {"python": "3.11.7", "edgeadapt": "0.1.0", "onnxruntime": "1.31.1", "numpy": "2.4.6", "kernel": "6.1.0"}
 SIZES = {"bundles/int4": {"model.onnx.data": 80_000_000, "model.onnx": 240_000, "bare.onnx": 220_000,
                           "adapters/a/state.safetensors": 50_000, "tokenizer.json": 1_500_000}}  # fmt: skip
 _TOKENS = 4
-_SECONDS: Mapping[Phase, float] = {"load": 0.5, "prefill": 0.3, "decode": 0.02, "task_switch": 0.0005}
+_GENERATION = Generation(prompt=64, output=_TOKENS)
+_WORKLOADS = {**dict.fromkeys(_GENERATION.phases, _GENERATION.sizes()), "task_switch": Switch().sizes()}
+_SECONDS: Mapping[str, float] = {"load": 0.5, "prefill": 0.3, "decode": 0.02, "task_switch": 0.0005}
 
 
 def origin(variant: str, precision: str = "int4") -> Origin:
@@ -62,7 +64,7 @@ def native(
             ratio = None if name == BARE or phase == "task_switch" else statistics.paired_ratio(samples, bare)
             wall = tuple(tuple(float(x) for x in opening) for opening in samples)
             summary = statistics.summarise(samples.ravel().tolist())
-            work = {"name": "generation", "prompt_tokens": 64, "decode_tokens": _TOKENS, "batch": 1}
+            work = _WORKLOADS.get(phase, {"name": "load"})
             rows.append(Row(origin(name), work, phase, STARTED, wall, wall, summary, ratio, ratio))
     for number, name in enumerate(known):
         memory.append(Memory(origin(name), peak=200_000_000 + number * 4096, increase=150_000_000))
@@ -83,7 +85,7 @@ def native(
         rows=rows,
         memory=memory,
         sizes=SIZES,
-        memory_bandwidth=Bandwidth(5.0e9, 256 << 20, 1),
+        memory_bandwidth=[Bandwidth(5.0e9, 256 << 20, 1)],
     )  # fmt: skip
     return stored(report.to_json())
 
@@ -100,7 +102,7 @@ def emulated(decode: Mapping[str, int] | None = None) -> dict[str, Any]:
             found.take({"event": "memory", "name": when, "VmHWM": size, "VmRSS": size})
         job = Job("model.onnx", ops=True, prompt=64, tokens=1, prefills=2)
         counts_of = Counts("bundles/int4", "model", job, VERSIONS, found)
-        rows.append(EmulatedRow(origin(name), STARTED, counts_of))
+        rows.append(EmulatedRow(origin(name), _GENERATION, STARTED, counts_of))
     fingerprint = emulated_device.fingerprint(VERSIONS)
     return stored(EmulatedReport("emulated", fingerprint, STARTED, rows, SIZES).to_json())
 

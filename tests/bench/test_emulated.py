@@ -18,7 +18,9 @@ from edgeadapt_bench.emulation.counts import Counts
 from edgeadapt_bench.emulation.job import MARK, Job, events
 from edgeadapt_bench.emulation.machine import Answer, model_files
 from edgeadapt_bench.emulation.profile import Block, Symbols, functions, kind_of, mix, read_blocks
+from edgeadapt_bench.results import checked
 from edgeadapt_bench.run import bench
+from edgeadapt_bench.terminal import table as shown
 from tests.exported import Exported
 
 VERSIONS = {"onnxruntime": "1.31.1", "kernel": "6.1.0"}
@@ -175,7 +177,7 @@ def test_the_table_fits_a_terminal(measured: emulated_bench.EmulatedReport) -> N
     from rich.console import Console
 
     console = Console(width=80, file=StringIO())
-    console.print(measured.table())
+    console.print(shown(checked("x", measured.to_json())))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
     assert all(word in text for word in ("decode", "M/token", "x bare", "peak MB", "himalaya"))
@@ -198,15 +200,6 @@ def test_what_is_the_same_graph_is_counted_once(exported: Exported, monkeypatch:
 def test_only_one_thread_can_be_counted(exported: Exported) -> None:
     with pytest.raises(EdgeAdaptError, match="--threads 2"):
         bench(exported("himalaya", "int4"), device="emulated", threads=2, tell=lambda _: None)
-
-
-@pytest.mark.parametrize(
-    ("model", "native"), [("Raspberry Pi 4 Model B Rev 1.4\0", True), ("Raspberry Pi 5 Model B\0", False)]
-)
-def test_a_raspberry_pi_4_is_known_by_its_device_tree(model: str, native: bool, tmp_path: Path) -> None:
-    (tmp_path / "model").write_text(model)
-    assert emulated.is_raspberry_pi_4(tmp_path / "model") is native
-    assert not emulated.is_raspberry_pi_4(tmp_path / "none")
 
 
 def test_a_library_for_another_processor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

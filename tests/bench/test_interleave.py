@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_bench.run import Turn, affordable, interleave, order
-from edgeadapt_bench.workloads import Effort, Workload
+from edgeadapt_bench.effort import Effort
+from edgeadapt_bench.inputs import prompt_ids
+from edgeadapt_bench.turns import Turn, affordable, interleave, order
 
 PLAN = Effort(samples=12, seconds=0.0, most=100, window=2, warm_up_rounds=20)
 
@@ -130,9 +131,7 @@ def test_efforts_that_make_no_sense(wrong: dict[str, Any]) -> None:
 
 
 def test_the_prompt_is_the_same_for_everyone() -> None:
-    work = Workload(prompt_tokens=10)
-    assert work.prompt(300) == work.prompt(300)
-    assert len(work.prompt(300)) == 10
-    assert max(work.prompt(5)) < 5
-    with pytest.raises(EdgeAdaptError, match="must be at least 1"):
-        Workload(prompt_tokens=0)
+    assert prompt_ids(10, 300) == prompt_ids(10, 300)
+    assert prompt_ids(10, 300, seed=1) != prompt_ids(10, 300)
+    assert len(prompt_ids(10, 300)) == 10
+    assert max(prompt_ids(10, 5)) < 5

@@ -25,6 +25,7 @@ from edgeadapt.rundir import RunDir, write_adapter
 from edgeadapt.runtime.engine import Engine
 from edgeadapt.text import TextCodec
 from edgeadapt_export import ExportReport, export
+from edgeadapt_export.built import Built
 from edgeadapt_export.methods import StoredAdapter, deployer
 from edgeadapt_export.methods.contract import Deployed
 from edgeadapt_export.parity import Parity, measure, sequences
@@ -64,7 +65,9 @@ def test_the_exported_files_compute_what_pytorch_computes(
     assert bundle.manifest.parity["mean_kl"] == report.parity.mean_kl
     assert report.size == sum(path.stat().st_size for path in (tmp_path / "bundle").rglob("*") if path.is_file())
     assert {name for name in bundle.manifest.graphs if not name.startswith("probe/")} == (
-        {"model", "embed"} if merge else {"model", "bare", "embed"} | ({"lora8"} if method == "himalaya" else set())
+        {"model", "embed"}
+        if merge
+        else {"model", "bare", "mixed", "embed"} | ({"lora8"} if method == "himalaya" else set())
     )
 
 
@@ -74,16 +77,10 @@ def test_parity_sees_another_adapter(tiny: Tiny, tmp_path: Path) -> None:
     entry = Bundle.open(tmp_path / "bundle").manifest.adapters[0]
     other = StoredAdapter.of(run_of(tiny, tmp_path / "other", seed=1))
     codec = TextCodec.from_folder(tiny.folder)
-    found = measure(
-        bundle=tmp_path / "bundle",
-        graphs={"model": "model.onnx", "embed": "embed.onnx"},
-        deployed=Deployed("graph", "direction.onnx", entry.inputs),
-        adapter_file=tmp_path / "bundle" / str(entry.graph),
-        method=deployer("himalaya"),
-        adapter=other,
-        backbone=tiny.folder,
-        items=sequences(["some text or other"] * 3, TASKS, codec),
-    )
+    deployed = Deployed("graph", Path(str(entry.graph)).name, entry.inputs)
+    built = Built(tmp_path / "bundle", entry.name, {"model": "model.onnx", "embed": "embed.onnx"}, deployed)
+    items = sequences(["some text or other"] * 3, TASKS, codec)
+    found = measure(built, deployer("himalaya"), other, backbone=tiny.folder, items=items)
     with pytest.raises(CheckFailed, match="differs from PyTorch"):
         found.check()
 

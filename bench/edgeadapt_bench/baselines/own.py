@@ -7,6 +7,7 @@ lora8-unmerged    LoRA of rank 8 on q and v as graph inputs (the bundle's lora8.
 lora8-merged      LoRA folded into the weights: the bare graph in a process of its own, since folding changes the
                   weights' values and not the graph. Another reading of the same machine code, hence also the
                   run's own A/A comparison
+lora8-mixed       several of lora8-unmerged's in memory, each row of a batch choosing one (the bundle's mixed.onnx)
 bodies            the first adapter as function bodies, without our op library (only if there is one)
 PATH              another bundle: its first adapter, or its merged backbone
 """
@@ -23,6 +24,7 @@ from edgeadapt_bench.baselines.variant import BARE, Variant
 
 MERGED = "lora8-merged"
 UNMERGED = "lora8-unmerged"
+MIXED = "lora8-mixed"
 BODIES = "bodies"
 
 
@@ -38,6 +40,11 @@ def every(bundle: Bundle) -> list[Variant]:
     if bundle.manifest.adapters and library_path() is not None:
         found.append(bodies(bundle))
     return found
+
+
+def mixing(bundle: Bundle) -> list[str]:
+    """Names of what a batch that mixes adapters is compared with, and of itself."""
+    return [*([UNMERGED] if "lora8" in bundle.manifest.graphs else []), MIXED]
 
 
 def bare(bundle: Bundle) -> Variant:
@@ -61,6 +68,13 @@ def merged(bundle: Bundle) -> Variant:
     return Variant(MERGED, bundle.root, BARE, note=note)
 
 
+def mixed(bundle: Bundle) -> Variant:
+    if "mixed" not in bundle.manifest.graphs:
+        raise EdgeAdaptError(f"{bundle.root}: has no graph whose rows may use different adapters; export it again")
+    note = "LoRA-8 on q,v, several in memory, one for each row; random factors"
+    return Variant(MIXED, bundle.root, "mixed", random_inputs=True, note=note)
+
+
 def bodies(bundle: Bundle) -> Variant:
     if library_path() is None:
         raise EdgeAdaptError(f"--baseline {BODIES}: there is no op library here; the adapters run as bodies already")
@@ -79,4 +93,10 @@ def of_path(path: Path) -> Variant:
     )
 
 
-NAMED: dict[str, Callable[[Bundle], Variant]] = {BARE: bare, UNMERGED: unmerged, MERGED: merged, BODIES: bodies}
+NAMED: dict[str, Callable[[Bundle], Variant]] = {
+    BARE: bare,
+    UNMERGED: unmerged,
+    MERGED: merged,
+    MIXED: mixed,
+    BODIES: bodies,
+}

@@ -91,14 +91,13 @@ def run(job: Job, root: Path) -> None:
 def decode(job: Job, spans: Spans, opened: Any) -> None:
     """Prompts, then greedy steps behind the last one."""
     from edgeadapt.runtime.decoder import Decoder, other_inputs
-    from edgeadapt_bench.inputs import noise
-    from edgeadapt_bench.workloads import Workload
+    from edgeadapt_bench.inputs import noise, prompt_ids
 
     extra = other_inputs(opened)
     decoder = Decoder(opened, adapter_inputs=tuple(extra), context_length=job.context)
     if extra:  # a graph with adapter sites: what they compute costs the same whatever the values
         decoder.feed({name: noise(item) for name, item in extra.items()})
-    ids = Workload(prompt_tokens=job.prompt).prompt(decoder.vocabulary_size)
+    ids = prompt_ids(job.prompt, decoder.vocabulary_size)
     steps = job.discard + job.tokens
     logits = None
     for index in range(job.prefills):

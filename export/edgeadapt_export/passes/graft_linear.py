@@ -4,7 +4,8 @@ Rule    y' = LowRankUpdate(y, x, A, B), one per MatMul of the graph. Where q, k 
         serves them: A holds the modules' factors side by side, B stands them on a block diagonal at their columns, so
         that an update of q or v alone leaves the other columns as they are (zeros of B).
 Adds    inputs lora.{l}.{linear}.A [d_in, R] and lora.{l}.{linear}.B [R, width], R = rank x modules in it, both float32,
-        float16 or int8; with int8 lora.{l}.{linear}.scales [R] float32.
+        float16 or int8; with int8 lora.{l}.{linear}.scales [R] float32. With `tables` every one of them holds several
+        adapters, in a first dimension of its own, and adapter_index [batch_size] int64 says which one each row uses.
 Needs   Every target exists; the graph has no LowRankUpdate yet.
 Leaves  One LowRankUpdate per target. B = 0 changes nothing, to the bit.
 """
@@ -19,6 +20,7 @@ import onnx_ir as ir
 from edgeadapt.bundle import FactorPrecision
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import DOMAIN
+from edgeadapt.ops.low_rank_update import INDEX_INPUT
 from edgeadapt_export.decoder_map import Geometry, linears, module_slice, output_width
 from edgeadapt_export.passes.common import nodes
 
@@ -80,11 +82,19 @@ def parts(
 class GraftLinear(ir.passes.InPlacePass):
     """See the module's docstring."""
 
-    def __init__(self, targets: tuple[Part, ...], depths: Mapping[str, int], factors: FactorPrecision = "fp32") -> None:
+    def __init__(
+        self,
+        targets: tuple[Part, ...],
+        depths: Mapping[str, int],
+        factors: FactorPrecision = "fp32",
+        *,
+        tables: bool = False,
+    ) -> None:
         """`depths`: input width of each linear layer by name."""
         self.targets = targets
         self.depths = depths
         self.factors = factors
+        self.tables = tables
 
     def requires(self, model: ir.Model) -> None:
         known = linears(model)
@@ -97,17 +107,21 @@ class GraftLinear(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         known = linears(model)
         kind = ir.TensorType(TYPES[self.factors])
+        several = ["adapters"] if self.tables else []
+        index = [_index(model)] if self.tables else [None]
         for part in self.targets:
             linear = known[part.layer, part.linear]
-            down = ir.Value(name=part.a_input, type=kind, shape=ir.Shape([self.depths[part.linear], part.rank]))
-            up = ir.Value(name=part.b_input, type=kind, shape=ir.Shape([part.rank, part.width]))
+            down = ir.Value(
+                name=part.a_input, type=kind, shape=ir.Shape([*several, self.depths[part.linear], part.rank])
+            )
+            up = ir.Value(name=part.b_input, type=kind, shape=ir.Shape([*several, part.rank, part.width]))
             factors = [down, up]
             if self.factors == "int8":
                 floats = ir.TensorType(ir.DataType.FLOAT)
-                factors.append(ir.Value(name=part.scales_input, type=floats, shape=ir.Shape([part.rank])))
+                factors.append(ir.Value(name=part.scales_input, type=floats, shape=ir.Shape([*several, part.rank])))
             model.graph.inputs.extend(factors)
-            y, no_index = linear.y, [None] * (len(factors) - 2)
-            update = ir.node(OP, [y, linear.x, down, up, *no_index, *factors[2:]], domain=DOMAIN, name=_name(part))
+            y, where = linear.y, index if self.tables or len(factors) > 2 else []
+            update = ir.node(OP, [y, linear.x, down, up, *where, *factors[2:]], domain=DOMAIN, name=_name(part))
             update.outputs[0].name = f"/lora/layers.{part.layer}/{part.linear}/output_0"
             update.outputs[0].type, update.outputs[0].shape = y.type, y.shape
             y.replace_all_uses_with(update.outputs[0])
@@ -119,6 +133,12 @@ class GraftLinear(ir.passes.InPlacePass):
         found = sorted(str(node.name) for node in nodes(model, OP))
         if found != sorted(_name(part) for part in self.targets):
             raise ir.passes.PostconditionError(f"expected {len(self.targets)} updates, found {len(found)}")
+
+
+def _index(model: ir.Model) -> ir.Value:
+    index = ir.Value(name=INDEX_INPUT, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["batch_size"]))
+    model.graph.inputs.append(index)
+    return index
 
 
 def _name(part: Part) -> str:
