@@ -90,6 +90,22 @@ def train(
 
 
 @app.command()
+def methods(as_json: JsonFlag = False) -> None:
+    """List the adapters: equation, bytes, what is trained, where they run.
+
+    Bytes are those of a new adapter on the shapes of SmolLM2-135M and MiniLM; no model is loaded.
+
+    \b
+    Examples:
+      edgeadapt methods
+      edgeadapt methods --json
+    """
+    stage = _stage("edgeadapt_train.methods", "train")
+    found = stage.rows()
+    _show([row.to_json() for row in found] if as_json else found, as_json, stage.table)
+
+
+@app.command()
 def export(
     run: Annotated[
         Path | None, typer.Argument(help="Run directory; without it, the newest finished run below --results-dir.")
@@ -103,6 +119,10 @@ def export(
     adapter_precision: Annotated[
         Factors, typer.Option(help="Of LoRA's factors: fp16 is exact too, int8 changes about 1 % of what they do.")
     ] = Factors.fp32,
+    energy_budget: Annotated[
+        float | None,
+        typer.Option(help="HEST: share of the all-fp16 plan's energy that plans may spend; the run's if not given."),
+    ] = None,
     results_dir: Annotated[Path, typer.Option(help="Where to look for the newest run.")] = Path("runs"),
     as_json: JsonFlag = False,
 ) -> None:
@@ -115,6 +135,7 @@ def export(
       edgeadapt export --int8                      the newest run below ./runs, into ./bundle
       edgeadapt export runs/demo --int4 -o out     one run, 4-bit weights
       edgeadapt export runs/lora8 --merge          LoRA folded into the backbone's weights
+      edgeadapt export runs/hest --energy-budget 0.6
     """
     chosen = [name for name, wanted in (("int8", int8), ("int4", int4), ("fp32", fp32)) if wanted]
     if len(chosen) > 1:
@@ -129,6 +150,7 @@ def export(
         device=device.value,
         merge=merge,
         factors=adapter_precision.value,
+        energy_budget=energy_budget,
     )
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else report.summary())
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeadapt.errors import EdgeAdaptError
+from edgeadapt_bench.devices import EmulatedDevice, HostDevice, SshDevice, choose
 from edgeadapt_bench.devices.base import UNKNOWN, Conditions
 from edgeadapt_bench.devices.board import BoardDevice, is_raspberry_pi_4
-from edgeadapt_bench.devices.host import HostDevice
 from edgeadapt_bench.devices.machine import Machine
 from edgeadapt_bench.devices.validity import problems
 
@@ -186,3 +186,25 @@ def test_nothing_is_waited_for_unasked_or_unknown(pi: Files, tmp_path: Path) -> 
     pi.temperature(90.0)
     BoardDevice("rpi4", pi.machine, sleep=never).settle(lambda _: None)
     HostDevice(Machine(tmp_path / "none"), cool_down=40.0, sleep=never).settle(lambda _: None)
+
+
+def test_each_word_is_a_device(pi: Files, tmp_path: Path) -> None:
+    other = Machine(tmp_path / "none")
+    assert type(choose("host", machine=pi.machine)) is HostDevice
+    assert isinstance(choose("emulated", machine=pi.machine), EmulatedDevice)
+    assert isinstance(choose("ssh://pi@board", machine=other), SshDevice)
+    board = choose("board", machine=pi.machine)
+    assert isinstance(board, BoardDevice)
+    assert board.name == "board"
+
+
+def test_rpi4_is_the_board_on_one_and_emulated_elsewhere(pi: Files, tmp_path: Path) -> None:
+    native = choose("rpi4", machine=pi.machine)
+    assert isinstance(native, BoardDevice)
+    assert native.name == "rpi4"
+    assert choose("rpi4", machine=Machine(tmp_path / "none")) == EmulatedDevice("rpi4")
+
+
+def test_a_device_that_there_is_not() -> None:
+    with pytest.raises(EdgeAdaptError, match=r"--device toaster: there are host, board, rpi4, emulated, ssh://"):
+        choose("toaster")

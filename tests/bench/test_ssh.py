@@ -20,12 +20,13 @@ import pytest
 import edgeadapt
 import edgeadapt_bench
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_bench import results
+from edgeadapt_bench import results, workloads
 from edgeadapt_bench.devices.ssh import address
 from edgeadapt_bench.devices.ssh.address import Address
 from edgeadapt_bench.devices.ssh.connection import Connection
 from edgeadapt_bench.devices.ssh.device import RemoteReport, SshDevice
 from edgeadapt_bench.devices.ssh.payload import payload_of
+from edgeadapt_bench.run import bench, bench_words
 from tests.bench.sshd import ABSENT, Board, serve
 from tests.exported import Exported
 
@@ -314,6 +315,32 @@ def test_an_agent_that_hears_nothing_ends_what_it_started(tmp_path: Path) -> Non
         assert running.wait(20) == 0
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
     assert not (tmp_path / "ssh" / "runs").exists()
+
+
+def test_a_request_means_the_same_there() -> None:
+    asked = workloads.parse(["generation:prompt=16,64:output=2", "residents:adapters=3"])
+    words = bench_words(asked, [1, 2], quick=True, cool_down=55.0)
+    assert words[:5] == ["--quick", "--threads", "1,2", "--cool-down", "55"]
+    assert words[5::2] == ["--workload"] * 3
+    assert workloads.parse(words[6::2]) == asked
+
+
+@needs_sshd
+def test_the_command_line_takes_an_address(board: Board, exported: Exported, tmp_path: Path) -> None:
+    out = tmp_path / "board.json"
+    bench(
+        exported("himalaya", "int4"),
+        device=board.address(python=sys.executable),
+        baselines=BARE,
+        workloads=workloads.parse(["generation:prompt=4:output=1"]),
+        quick=True,
+        json_out=out,
+        tell=lambda _: None,
+    )
+    found = results.load(out)
+    assert found.device["name"].startswith("ssh://")
+    assert {row["phase"] for row in found.rows} == {"load", "prefill", "decode"}
+    nothing_runs(board)
 
 
 def test_addresses() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -62,7 +63,7 @@ class Worker(Protocol):
 
 
 class Device(Protocol):
-    """Somewhere to measure."""
+    """Somewhere to measure by the clock, in workers that take turns."""
 
     name: str
     emulated: bool
@@ -70,6 +71,10 @@ class Device(Protocol):
     def fingerprint(self) -> Fingerprint: ...
 
     def conditions(self) -> Conditions: ...
+
+    def settle(self, tell: Callable[[str], None]) -> None:
+        """Wait until it is fit to be measured; `tell` is called with a line if that takes time."""
+        ...
 
     def worker(self, variant: Variant, threads: int) -> AbstractContextManager[Worker]:
         """Start a worker for a variant; it ends with the block."""

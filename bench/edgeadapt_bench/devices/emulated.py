@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import edgeadapt
@@ -15,22 +16,15 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops.library import NAME, SWITCH
 from edgeadapt_bench.devices.base import UNKNOWN, Fingerprint
 
-EMULATED, RASPBERRY_PI_4 = "emulated", "rpi4"
-_MODEL = Path("/proc/device-tree/model")
+EMULATED = "emulated"
 _AARCH64 = 183  # e_machine of an ELF file
 
 
-def is_raspberry_pi_4(model: Path = _MODEL) -> bool:
-    """Whether this machine says of itself that it is one (Compute Module 4 and Pi 400 have the same processor)."""
-    try:
-        name = model.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return any(known in name for known in ("Raspberry Pi 4", "Raspberry Pi Compute Module 4", "Raspberry Pi 400"))
+@dataclass(frozen=True)
+class EmulatedDevice:
+    """The emulated machine; `name` is the word that it was asked for by. It is measured by emulation.bench."""
 
-
-def is_emulated(device: str) -> bool:
-    return device == EMULATED or (device == RASPBERRY_PI_4 and not is_raspberry_pi_4())
+    name: str = EMULATED
 
 
 def fingerprint(versions: Mapping[str, str]) -> Fingerprint:
