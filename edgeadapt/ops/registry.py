@@ -19,6 +19,7 @@ from edgeadapt.errors import EdgeAdaptError
 DOMAIN = "edgeadapt"
 VERSION = 1
 OPSET = 21
+ATTRIBUTES = "attributes"  # where a probe graph says, in JSON among its properties, which attributes its node has
 
 Array = NDArray[Any]
 

@@ -7,6 +7,7 @@ an ONNX graph states both; and one per set of attributes, which come with shapes
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import onnx.parser
 from onnx import helper
 
 from edgeadapt.ops import DOMAIN, OPS, OPSET, VERSION, Case, Op
+from edgeadapt.ops.registry import ATTRIBUTES
 
 FOLDER = "probes"
 _IR_VERSION = 10  # the newest that ONNX Runtime 1.20 reads
@@ -69,6 +71,7 @@ def probe(op: Op, case: Case) -> bytes:
         ir_version=_IR_VERSION,
         producer_name="edgeadapt",
     )
+    helper.set_model_props(model, {ATTRIBUTES: json.dumps(dict(case.attributes))})
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_train.adapters.base import Adapter, Host
+from edgeadapt_train.adapters.base import Adapter, Card, Host
 from edgeadapt_train.adapters.coltas import Coltas, ColtasConfig
 from edgeadapt_train.adapters.ewc import Ewc, EwcConfig
 from edgeadapt_train.adapters.full import Full, FullConfig
 from edgeadapt_train.adapters.glodis import Glodis, GlodisConfig
+from edgeadapt_train.adapters.hest.adapter import Hest
+from edgeadapt_train.adapters.hest.bhsp import Bhsp
+from edgeadapt_train.adapters.hest.config import BhspConfig, HestConfig, TabsConfig
+from edgeadapt_train.adapters.hest.tabs import Tabs
 from edgeadapt_train.adapters.himalaya.adapter import Himalaya
 from edgeadapt_train.adapters.himalaya.config import HimalayaConfig
 from edgeadapt_train.adapters.lilac import Lilac, LilacConfig
@@ -21,15 +25,18 @@ from edgeadapt_train.adapters.unihyper.config import SatConfig, UniHyperConfig
 from edgeadapt_train.options import checked
 
 METHODS: dict[str, tuple[type[Any], type[Any]]] = {
+    "bhsp": (BhspConfig, Bhsp),
     "coltas": (ColtasConfig, Coltas),
     "full": (FullConfig, Full),
     "glodis": (GlodisConfig, Glodis),
+    "hest": (HestConfig, Hest),
     "hf-sat-lora": (SatConfig, HfSat),
     "himalaya": (HimalayaConfig, Himalaya),
     "lilac": (LilacConfig, Lilac),
     "lora": (LoraConfig, Lora),
     "loreft": (LoreftConfig, Loreft),
     "sat-lora": (SatConfig, Sat),
+    "tabs": (TabsConfig, Tabs),
     "unihyper": (UniHyperConfig, UniHyper),
 }
 
@@ -52,4 +59,10 @@ def build(settings: Mapping[str, Any], host: Host, seed: int) -> Adapter:
     if ewc.strength > 0:
         adapter = Ewc(ewc, adapter)
     place = next(host.model.parameters(), None)
-    return adapter if place is None else adapter.to(place.device)
+    return adapter if place is None or place.is_meta else adapter.to(place.device)
+
+
+def card(method: str) -> Card:
+    """What is said of a method."""
+    found: Card = METHODS[method][1].card
+    return found

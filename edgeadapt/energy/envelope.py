@@ -1,0 +1,124 @@
+"""How a bundle says what an adapter may spend, and which inputs of the base graph its directions are.
+
+A group is one linear layer of the graph at all depths. Its directions stand in the order (layer, module, direction), so
+that a node takes a run of rows; a plan's directions stand in the order (layer, module of all groups, direction).
+    hest.{linear}.states  uint8 [B, T, N]           hest.{linear}.V, U, s, V8, U8, s8, span: as SpectralUpdate has them
+    hest.macs             output of the graph, float32 [B, T, 2 per node]: the multiply-adds that ran, int8 and fp16
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeadapt.energy.costs import DeviceProfile, check_ratio
+from edgeadapt.energy.planner import PlannedSite, Planner
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.manifest import check_positive
+from edgeadapt.ops import spectral_update
+from edgeadapt.ops.registry import Array
+
+MACS = "hest.macs"
+STATES = "states"
+PARTS = ("V", "U", "s", "V8", "U8", "s8", "span")
+
+
+@dataclass(frozen=True)
+class SpectralGroup:
+    """The modules that one linear layer of `width` columns computes, and where each one's columns begin."""
+
+    linear: str
+    width: int
+    modules: tuple[str, ...]
+    offsets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_positive(self.linear, width=self.width, modules=len(self.modules))
+        if len(self.modules) != len(self.offsets) or not all(0 <= at < self.width for at in self.offsets):
+            raise EdgeAdaptError(f"{self.linear}: offsets {list(self.offsets)} are not those of its modules")
+
+    def input(self, part: str) -> str:
+        """The graph input that takes a part."""
+        return f"hest.{self.linear}.{part}"
+
+
+@dataclass(frozen=True)
+class EnergyEnvelope:
+    """What an adapter may spend on this device. `ratio`: share of the all-fp16 plan's direction energy; None: no bound.
+    `modules` in the plan's order."""
+
+    profile: DeviceProfile
+    kappa: float
+    modules: tuple[str, ...]
+    groups: tuple[SpectralGroup, ...]
+    ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.ratio is not None:
+            check_ratio(self.ratio, "the energy budget")
+        if sorted(self.modules) != sorted(name for group in self.groups for name in group.modules):
+            raise EdgeAdaptError(f"the envelope's groups are not those of its modules {', '.join(self.modules)}")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph inputs."""
+        return tuple(group.input(part) for group in self.groups for part in (STATES, *PARTS))
+
+
+def planner_of(envelope: EnergyEnvelope, tensors: Mapping[str, Array]) -> Planner:
+    """The plans of an adapter, from its stored tensors (adapters/hest of the training stage)."""
+    offsets = np.stack([tensor(tensors, f"{name}.b") for name in envelope.modules], axis=1)  # [L, M, 16, 3]
+    widths = [
+        (tensor(tensors, f"{name}.V").shape[2], tensor(tensors, f"{name}.U").shape[2]) for name in envelope.modules
+    ]
+    sites = [PlannedSite(layer, *width) for layer in range(len(offsets)) for width in widths]
+    return Planner(
+        sites,
+        tensor(tensors, "W"),
+        tensor(tensors, "G"),
+        offsets.reshape(-1, *offsets.shape[2:]),
+        kappa=envelope.kappa,
+        profile=envelope.profile,
+        ratio=envelope.ratio,
+    )
+
+
+def constants(group: SpectralGroup, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs of a group but its states."""
+    V, s = (np.stack([tensor(tensors, f"{name}.{part}") for name in group.modules], axis=1) for part in "Vs")
+    layers, modules, count, d = V.shape
+    U = np.zeros((layers, modules, count, group.width), np.float16)
+    span = np.zeros((layers, modules, count, 2), np.int64)
+    for at, (name, offset) in enumerate(zip(group.modules, group.offsets, strict=True)):
+        rows = tensor(tensors, f"{name}.U")
+        if offset + rows.shape[2] > group.width:
+            raise EdgeAdaptError(f"{name}: {rows.shape[2]} columns from {offset} on do not fit {group.width}")
+        U[:, at, :, offset : offset + rows.shape[2]] = rows
+        span[:, at] = offset, offset + rows.shape[2]
+    flat_V, flat_U, flat_s = V.reshape(-1, d), U.reshape(-1, group.width), s.reshape(-1)
+    V8, U8, s8 = spectral_update.stored(flat_V, flat_U, flat_s)
+    made = (flat_V, flat_U, flat_s, V8, U8, s8, span.reshape(-1, 2))
+    return {group.input(part): np.ascontiguousarray(value) for part, value in zip(PARTS, made, strict=True)}
+
+
+def states_of(envelope: EnergyEnvelope, states: NDArray[np.uint8], layers: int) -> dict[str, NDArray[np.uint8]]:
+    """A plan's states [T, J] as the groups' inputs [1, T, N]."""
+    places = states.reshape(len(states), layers, len(envelope.modules), -1)
+    found = {}
+    for group in envelope.groups:
+        if group.modules == envelope.modules:
+            chosen = places
+        else:
+            chosen = places[:, :, [envelope.modules.index(name) for name in group.modules]]
+        found[group.input(STATES)] = np.ascontiguousarray(chosen.reshape(1, len(states), -1))
+    return found
+
+
+def tensor(tensors: Mapping[str, Array], name: str) -> Array:
+    """A stored tensor. Raises EdgeAdaptError where there is none of that name."""
+    if name not in tensors:
+        raise EdgeAdaptError(f"the adapter has no tensor {name!r}, so it is not a HEST adapter; train it again")
+    return tensors[name]
