@@ -83,7 +83,6 @@ class Allocator:
         if not (costs[:, 0] > 0).all() or not (costs[:, 1] > costs[:, 0]).all():
             raise EdgeAdaptError("a direction's fp16 state must cost more than its int8 state, and that more than 0")
         self._layer = layer
-        self._same = bool((layer == np.arange(len(layer))).all())
         self._c8, self._c16 = costs.T.copy()
         self._c_up = self._c16 - self._c8
         wide = offsets.astype(np.float64)
@@ -136,7 +135,7 @@ class Allocator:
         return Certificate(gain, gap, gap / free if free > 0 else 0.0)
 
     def _gather(self, scores: F64) -> F64:
-        return scores if self._same else np.asarray(scores[:, self._layer], dtype=np.float64)
+        return np.asarray(scores[:, self._layer], dtype=np.float64)
 
     def _steps(self, scores: F64) -> _Steps:
         z = self._gather(scores)

@@ -15,7 +15,8 @@ variants   default            as above
            no-int8            states off and fp16: b_int8 = -30,000
            soft-budget        no envelope at run time: every direction takes its best state, whatever it costs
 
-methods.md leaves the controller's start open: W ~ N(0, 1/d), w_l = 2 (p about 0.44), b = 0; s = 0 changes nothing.
+methods.md leaves the controller's start open: W ~ N(0, 1/d), w_l = 2 (p about 0.44), b = (0, 1, 2): most directions
+begin in fp16, at about 0.6 of the energy, and have to earn nothing before they learn; s = 0 changes nothing.
 Trained: s, W, w, b (fp32). Stored by module: U [L, 16, d_out], V [L, 16, d_in], b [L, 16, 3] fp16; s [L, 16] fp32;
 and W [k, d], G = sigma(w) [L, k] fp16.
 Bytes: 32 (d_in + d_out) + 64 + 96 per site | 2 k d | 2 L k.
@@ -48,6 +49,7 @@ from edgeadapt_train.adapters.linear_sites import LinearHooks, LinearSite
 NEVER = -30_000.0  # within fp16
 START = 2.0
 BETA = (-1.0, 0.0, 1.0)
+OFFSETS = (0.0, 1.0, 2.0)
 
 
 class Hest(Adapter):
@@ -72,7 +74,7 @@ class Hest(Adapter):
         W = torch.randn(config.width, host.hidden_size, generator=generator) * host.hidden_size**-0.5
         self.W = nn.Parameter(W)
         self.w = nn.Parameter(torch.full((depth, config.width), START))
-        self.b = nn.Parameter(torch.zeros(count, DIRECTIONS, 3))
+        self.b = nn.Parameter(torch.tensor(OFFSETS).repeat(count, DIRECTIONS, 1))
         self.s = nn.Parameter(torch.zeros(count, DIRECTIONS))
         self.register_buffer("price", torch.zeros(()))
         macs = torch.tensor([site.d_in + site.d_out for site in self.basis.sites], dtype=torch.float32)

@@ -67,7 +67,8 @@ def directions(weight: Tensor) -> tuple[Tensor, Tensor]:
         raise EdgeAdaptError(
             f"adapter.modules: a linear map of shape {tuple(weight.shape)} has no {DIRECTIONS} directions"
         )
-    u, _, vt = torch.linalg.svd(weight.detach().float().cpu(), full_matrices=False)
+    wide = weight.detach().float()  # on the CPU: the same on all devices; or shapes alone (edgeadapt methods)
+    u, _, vt = torch.linalg.svd(wide if wide.is_meta else wide.cpu(), full_matrices=False)
     u, v = u.T[:DIRECTIONS], vt[:DIRECTIONS]
     signs = u.gather(1, u.abs().argmax(dim=1, keepdim=True)).sign()
     return (u * signs).contiguous(), (v * signs).contiguous()
