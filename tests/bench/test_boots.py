@@ -26,14 +26,11 @@ def test_boots_that_agree() -> None:
     agree([boot(), boot(), boot()])
 
 
-def test_importing_may_differ() -> None:
-    agree([boot(imported=500), boot(imported=501)])
-
-
 @pytest.mark.parametrize(
     ("other", "said"),
     [
         (boot(decode=11), r"boot 3 counted \[11\] for decode, and the first \[10\]"),
+        (boot(imported=501), r"boot 3 counted \[501\] for import"),
         (boot(peak=8192), "boot 3 needed .*8192"),
         (boot(token=8), "boot 3 answered .*8"),
     ],
