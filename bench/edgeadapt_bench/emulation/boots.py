@@ -1,8 +1,8 @@
 """The same job in several boots, one after the other: what is counted must not differ by a single instruction.
 
-Nothing in the guest is left to chance: addresses are not randomised and PYTHONHASHSEED is 0 (init.py); the random numbers
-that the kernel starts with and the date are the same in every boot (machine.py). With the host's own, importing the
-libraries differs by some hundred instructions from boot to boot, and memory by some pages.
+Nothing in the guest is left to chance: addresses are not randomised and PYTHONHASHSEED is 0 (init.py); the random
+numbers that the kernel starts with and the date are the same in every boot (machine.py). With the host's own, importing
+the libraries differs by some hundred instructions from boot to boot, and memory by some pages.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 The model lies in the guest's page cache, as a file that was read before lies in a board's. Its pages count towards a
 process's VmHWM only as far as that process maps and touches them, so the peak is that of a board with warm files.
 
-Every boot is the same, to the instruction: virtual time counts instructions, the date begins at the same instant and runs
-with it, and the kernel's random numbers start from QEMU's seed, not from the host's.
+Every boot is the same, to the instruction: virtual time counts instructions, the date begins at the same instant and
+runs with it, and the kernel's random numbers start from QEMU's seed, not from the host's.
 """
 
 from __future__ import annotations
