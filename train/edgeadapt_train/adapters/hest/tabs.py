@@ -10,7 +10,7 @@
 
 `mean_gate`, in adapter.json, is the running mean of g over prompt tokens and layers while training: the average
 spending that HEST's `relative_to` counts in, as a share of the all-on plan.
-Trained: s [sites, 16], a [L, d], c [L]. Stored: A = V^T [d_in, 16] and B = s U [16, d_out] per site, a, c; all fp16.
+Trained: s [sites, 16], a [L, d], c [L]. Stored by module: V [L, 16, d_in], B = s U [L, 16, d_out]; a, c; all fp16.
 Bytes: 32 (d_in + d_out) per site | 2 L (d + 1). The gate depends on the token, so there is no static merge.
 """
 
@@ -137,20 +137,17 @@ class Tabs(Adapter):
 
     def _delta(self, site: LinearSite, x: Tensor) -> Tensor:
         x = x.float()
-        A, B = self._factors(site) if self._hard is None else (
-            self._hard[f"layers.{site.layer}.{site.name}.{part}"] for part in "AB"
-        )  # fmt: skip
-        return ((self._gate(site.layer, x)[..., None] * x) @ A) @ B
-
-    def _factors(self, site: LinearSite) -> tuple[Tensor, Tensor]:
         U, V = self.basis.of(site)
-        return V.T, self.s[self.basis.place[site.layer, site.name]][:, None] * U
+        s = self.s[self.basis.place[site.layer, site.name]]
+        B = s[:, None] * U if self._hard is None else self._hard[f"{site.name}.B"][site.layer]
+        return ((self._gate(site.layer, x)[..., None] * x) @ V.T) @ B
 
     def _stored(self) -> dict[str, Tensor]:
         tensors = {"a": self.a, "c": self.c}
-        for site in self.basis.sites:
-            name = f"layers.{site.layer}.{site.name}"
-            tensors |= {f"{name}.{part}": value for part, value in zip("AB", self._factors(site), strict=True)}
+        scales = self.s.unflatten(0, (self.basis.depth, len(self.basis.names)))  # sites by layer, then by module
+        for at, name in enumerate(self.basis.names):
+            tensors[f"{name}.V"] = self.basis.read(name)
+            tensors[f"{name}.B"] = scales[:, at, :, None] * self.basis.written(name).float()
         return {name: value.detach().half() for name, value in tensors.items()}
 
     @contextmanager
@@ -168,7 +165,7 @@ class Tabs(Adapter):
 
     def sites(self) -> dict[str, Any]:
         return {
-            "kind": "gated",
+            "kind": "linear",
             "modules": list(self.basis.names),
             "rank": DIRECTIONS,
             "layers": list(range(self.basis.depth)),
