@@ -106,6 +106,34 @@ def methods(as_json: JsonFlag = False) -> None:
 
 
 @app.command()
+def retarget(
+    run: Annotated[Path, typer.Argument(help="Finished run of adapter=unihyper.")],
+    model: Annotated[str, typer.Option(help="The other backbone: a known name, a hub id or a folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Run directory to write.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value on that run's configuration, such as steps=20.")
+    ] = None,
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Carry over and score; tune nothing.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Carry UniHyperLoRA's adapter over to a backbone that it never saw.
+
+    Scores the backbone without it, then with it as it is, then after tuning half a kilobyte of it and the tasks' rows.
+    The result is a run like any other: export it.
+
+    \b
+    Examples:
+      edgeadapt retarget runs/minilm --model bert-base -o runs/bert
+      edgeadapt retarget runs/demo --model path/to/folder -o runs/other steps=20
+      edgeadapt retarget runs/demo --model path/to/folder -o runs/other --zero-shot --json
+    """
+    found = _stage("edgeadapt_train.retarget", "train").retarget(
+        run, model, output, tune=not zero_shot, overrides=overrides or []
+    )
+    typer.echo(json.dumps(found.to_json(), indent=2) if as_json else found.summary())
+
+
+@app.command()
 def export(
     run: Annotated[
         Path | None, typer.Argument(help="Run directory; without it, the newest finished run below --results-dir.")
@@ -135,13 +163,21 @@ def export(
       edgeadapt export --int8                      the newest run below ./runs, into ./bundle
       edgeadapt export runs/demo --int4 -o out     one run, 4-bit weights
       edgeadapt export runs/lora8 --merge          LoRA folded into the backbone's weights
+      edgeadapt export synthetic:qwen3-0.6b -o out a published shape with random weights, to be measured elsewhere
       edgeadapt export runs/hest --energy-budget 0.6
     """
     chosen = [name for name, wanted in (("int8", int8), ("int4", int4), ("fp32", fp32)) if wanted]
     if len(chosen) > 1:
         raise EdgeAdaptError(f"--{chosen[0]} and --{chosen[1]} exclude each other; give one of them")
+    from edgeadapt.backbones import SYNTHETIC
     from edgeadapt.rundir import newest
 
+    if run is not None and str(run).startswith(SYNTHETIC):
+        if fp32 or merge:
+            raise EdgeAdaptError(f"{run}: random weights are int4 or int8, and there is no adapter to merge")
+        made = _stage("edgeadapt_export.synthetic", "export")
+        typer.echo(made.summary(str(run), output, made.synthesise(str(run), output, precision=(*chosen, "int4")[0])))
+        return
     directory = run if run is not None else newest(results_dir)
     report = _stage("edgeadapt_export", "export").export(
         directory,
@@ -234,8 +270,9 @@ def bench_measure(
 ) -> None:
     """Measure a bundle beside its baselines.
 
-    Variants take turns in one run; figures are paired ratios with intervals. BUNDLE may also be an encoder's bundle or
-    .onnx file. `bench compare` and `bench show` work on stored results.
+    Variants take turns in one run; figures are paired ratios with intervals. BUNDLE may also be an encoder's .onnx
+    file, or synthetic:NAME, a published shape with random weights, made once: smollm2-135m, qwen3-0.6b,
+    tinyllama-1.1b, llama-2-7b. `bench compare` and `bench show` work on stored results.
 
     \b
     Devices:
@@ -264,6 +301,7 @@ def bench_measure(
       edgeadapt bench bundle --device emulated --baseline bare
       edgeadapt bench bundle --device ssh://pi@raspberrypi --cool-down 55 --json board.json
       edgeadapt bench bundle --quick --threads 1,2
+      edgeadapt bench synthetic:tinyllama-1.1b --quick
       edgeadapt bench bundle --workload generation:prompt=16,64,256:output=32 --workload residents:adapters=1,8,64
       edgeadapt bench bundle --baseline bare --baseline other/bundle
       edgeadapt bench encoder.onnx --workload embedding:tokens=16,128:batch=1,8
@@ -271,6 +309,10 @@ def bench_measure(
       edgeadapt bench show bench.json --html bench.html
     """
     workloads = _stage("edgeadapt_bench.workloads", "bench")
+    from edgeadapt.backbones import SYNTHETIC
+
+    if str(bundle).startswith(SYNTHETIC):
+        bundle = _stage("edgeadapt_export.synthetic", "export").kept(str(bundle))
     report = _stage("edgeadapt_bench.run", "bench").bench(
         bundle,
         device=device,

@@ -98,6 +98,26 @@ def compose(overrides: Sequence[str]) -> RunSettings:
     return _settings(named, OmegaConf.to_yaml(config, resolve=True))
 
 
+def again(yaml: str, changes: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
+    """Settings of a run's stored configuration with `changes` (dotted keys) and `key=value` overrides, in this order.
+
+    Raises EdgeAdaptError, in one line, for an unknown key and for a value of the wrong type.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        config = OmegaConf.create(yaml)
+        for key, value in changes.items():
+            OmegaConf.update(config, key, value)
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise EdgeAdaptError(f"configuration: {_one_line(error)}") from None
+    assert isinstance(values, dict)
+    return _settings({str(key): value for key, value in values.items()}, OmegaConf.to_yaml(config))
+
+
 def _settings(values: dict[str, Any], yaml: str) -> RunSettings:
     values = dict(values)
     adapter = dict(values.pop("adapter"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def train(overrides: Sequence[str]) -> Path | None:
     if len(words) < len(overrides):
         print(settings.yaml, end="")
         return None
+    with opened(settings) as run:
+        run.learn()
+        run.publish()
+    return settings.directory
+
+
+@contextmanager
+def opened(settings: RunSettings) -> Iterator[Run]:
+    """A run ready to learn, its configuration and environment written. Raises EdgeAdaptError as `train` does."""
     directory = settings.directory
     _claim(directory, settings.yaml)
     with reporter() as show, threads(settings.threads), storage_errors(directory):
@@ -64,22 +74,18 @@ def train(overrides: Sequence[str]) -> Path | None:
         rundir.write_config(directory, settings.yaml)
         rundir.write_environment(directory, environment(backbone))
         show.say(f"{settings.run_id}: {found.id} in {backbone.precision}, {len(tasks)} tasks, into {directory}")
-        run = _Run(settings, tasks, backbone, TextCodec.from_folder(found.path), show)
-        run.learn()
-        run.publish()
-        show.say(f"{settings.run_id}: finished, {directory}")
-    return directory
+        yield Run(settings, tasks, backbone, TextCodec.from_folder(found.path), show)
 
 
-class _Run:
+class Run:
     """The state of a run while it goes."""
 
     def __init__(
         self, settings: RunSettings, tasks: list[streams.Task], backbone: Backbone, text: TextCodec, show: Reporter
     ) -> None:
-        self._settings, self._tasks, self._backbone, self._text, self._show = settings, tasks, backbone, text, show
+        self.settings, self.tasks, self.backbone, self.text, self.show = settings, tasks, backbone, text, show
         self._path = settings.directory
-        self._adapter = build_adapter(settings, backbone, [task.spec for task in tasks])
+        self.adapter = build_adapter(settings, backbone, [task.spec for task in tasks])
         count = len(tasks)
         self._baseline = np.full(count, np.nan)
         self._matrix = np.full((count, count), np.nan)
@@ -92,27 +98,32 @@ class _Run:
         if restored is not None:
             self._set_scores(first.scores)
             self._step = first.step
-            self._show.say(f"{self._settings.run_id}: goes on at task {first.task + 1}, step {first.done}")
+            self.show.say(f"{self.settings.run_id}: goes on at task {first.task + 1}, step {first.done}")
         kept = list(rundir.read_metrics(self._path))[: first.records]
         self._log = rundir.MetricsLog(self._path, kept)
         self._records = len(kept)
-        if np.isnan(self._baseline).any():
-            for index in range(len(self._tasks)):
-                self._baseline[index] = self._score(index, None)
-                self._show.say(f"{self._tasks[index].spec.name}: {self._baseline[index]:.3f} before training")
-        self._adapter.attach()
+        self.baseline()
+        self.adapter.attach()
         if restored is not None and first.done == 0 and restored[1]:
-            restore_adapter(self._adapter, restored[1])
-        for index in range(first.task, len(self._tasks)):
+            restore_adapter(self.adapter, restored[1])
+        for index in range(first.task, len(self.tasks)):
             done = first.done if index == first.task else 0
             self._learn_task(index, done, restored[1] if restored is not None and done else {})
-        self._adapter.detach()
+        self.adapter.detach()
+
+    def baseline(self) -> list[float]:
+        """The bare backbone's score on every task; measured once."""
+        if np.isnan(self._baseline).any():
+            for index in range(len(self.tasks)):
+                self._baseline[index] = self.score(index, None)
+                self.show.say(f"{self.tasks[index].spec.name}: {self._baseline[index]:.3f} before training")
+        return [float(score) for score in self._baseline]
 
     def _learn_task(self, index: int, done: int, tensors: dict[str, torch.Tensor]) -> None:
-        task, settings = self._tasks[index], self._settings
-        examples = encoded(self._backbone, task.spec, task.train, self._text)
-        taught = objective(self._backbone, self._adapter, task.spec, index, self._text)
-        learner = Learner(self._backbone, self._adapter, examples, taught, settings=settings.loop, index=index)
+        task, settings = self.tasks[index], self.settings
+        examples = encoded(self.backbone, task.spec, task.train, self.text)
+        taught = objective(self.backbone, self.adapter, task.spec, index, self.text)
+        learner = Learner(self.backbone, self.adapter, examples, taught, settings=settings.loop, index=index)
         if done:
             learner.restore(tensors, done)
         else:
@@ -123,32 +134,34 @@ class _Run:
             values = {"loss": report.loss, "lr": report.lr, "gradient_norm": report.gradient_norm}
             self._record(index, [{**values, "tokens": report.tokens}])
             self._record(index, report.events)
-            self._show.step(task.spec.name, report.step, learner.total, report.loss)
+            self.show.step(task.spec.name, report.step, learner.total, report.loss)
             if learner.done % settings.checkpoint_every == 0:
                 self._save(learner, index, learner.done)
         self._record(index, learner.finish())
-        for other in range(min(index + 2, len(self._tasks))):
-            self._matrix[index, other] = self._score(other, self._adapter)
-        shown = ", ".join(f"{self._tasks[j].spec.name} {self._matrix[index, j]:.3f}" for j in range(index + 1))
-        self._show.say(f"after {task.spec.name}: {shown}")
+        for other in range(min(index + 2, len(self.tasks))):
+            self._matrix[index, other] = self.score(other, self.adapter)
+        shown = ", ".join(f"{self.tasks[j].spec.name} {self._matrix[index, j]:.3f}" for j in range(index + 1))
+        self.show.say(f"after {task.spec.name}: {shown}")
         self._save(learner, index + 1, 0)
 
     def publish(self) -> None:
         """scores.json, then the adapter: the run is finished when adapter.json is there."""
-        counts = tuple(len(task.evaluation) for task in self._tasks)
-        names = tuple(task.spec.name for task in self._tasks)
+        counts = tuple(len(task.evaluation) for task in self.tasks)
+        names = tuple(task.spec.name for task in self.tasks)
         rundir.write_scores(self._path, rundir.Scores(names, counts, self._baseline, self._matrix))
-        write_adapter(self._path, self._adapter, self._backbone, self._tasks)
+        write_adapter(self._path, self.adapter, self.backbone, self.tasks)
+        self.show.say(f"{self.settings.run_id}: finished, {self._path}")
 
-    def _score(self, index: int, adapter: Adapter | None) -> float:
-        task, settings = self._tasks[index], self._settings
+    def score(self, index: int, adapter: Adapter | None) -> float:
+        """Score of the adapter's stored form (None: of the bare backbone) on a task's evaluation texts."""
+        task, settings = self.tasks[index], self.settings
         scored = evaluate(
-            self._backbone,
+            self.backbone,
             adapter,
             task.spec,
             task.evaluation,
             index=index,
-            text=self._text,
+            text=self.text,
             batch_size=settings.eval_batch_size,
             max_new_tokens=settings.max_new_tokens,
         )
@@ -157,7 +170,7 @@ class _Run:
     def _record(self, index: int, events: Sequence[dict[str, Any]]) -> None:
         self._records += len(events)
         for event in events:
-            self._log.append({"step": self._step, "task": self._tasks[index].spec.name, **event})
+            self._log.append({"step": self._step, "task": self.tasks[index].spec.name, **event})
 
     def _save(self, learner: Learner, task: int, done: int) -> None:
         position = Position(task, done, self._step, self._records, self._scores())

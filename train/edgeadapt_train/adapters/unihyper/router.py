@@ -8,10 +8,10 @@
 One set of weights for all blocks, so that it fits hosts of any depth; evaluated in each. In a host's own width
 (SAT-LoRA) B_d is the identity and W_r [16, d].
 
-Deviation: the design scores h itself. The residual stream of a decoder grows with depth (its root mean square in
-SmolLM2-135M by a factor of hundreds from the first block to the last) and differs between models, so that softmax and E
-would mean something else in every block and on every host. Hence the direction of h at a fixed length, sqrt(d): an
-encoder's block input, which a LayerNorm wrote, has that length already.
+Deviation: the design scores h itself. The residual stream of a decoder grows with depth (SmolLM2-135M, one sentence:
+root mean square 0.11 where the first block begins, 31 where the last one does, and 987 in the first token from block 12
+on) and differs between models, so that softmax and E would mean something else in every block and on every host. Hence
+the direction of h at a fixed length, sqrt(d); an encoder's block input, which a LayerNorm wrote, is about that long.
 
 What a task has of its own: its row of E (only that row moves while the task is learnt). Everything else is shared.
 Stored: W_r and keys int8 per row, E int8 in units of 1/32. Bytes 16 * 256 + 32, 16 * 128 + 32, 512.
