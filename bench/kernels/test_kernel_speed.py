@@ -102,6 +102,7 @@ WORKLOADS: dict[tuple[str, str], Callable[[], Case]] = {
     ("SpectralUpdate", "16 + 16 directions, one token"): lambda: spectral(1),
     ("SpectralUpdate", "16 + 16 directions, 64 tokens"): lambda: spectral(PROMPT),
     ("HimalayaDirection", "one prompt"): lambda: next(iter(OPS["HimalayaDirection"].cases(np.random.default_rng(1)))),
+    ("HimalayaTerms", "one prompt"): lambda: next(iter(OPS["HimalayaTerms"].cases(np.random.default_rng(1)))),
     ("TanhGelu", "512 x 1536"): lambda: Case("", {"x": normal(1, 512, INNER)}),
     ("AddLayerNorm", "512 x 384"): encoder_norm,
     ("QuantMatMul", "int4 gate, decode"): lambda: quantised(1, D, INNER, 4),

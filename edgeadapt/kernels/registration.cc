@@ -9,6 +9,7 @@
   X(RankOneNorm)                 \
   X(LowRankUpdate)               \
   X(SpectralUpdate)              \
+  X(HimalayaTerms)               \
   X(HimalayaDirection)           \
   X(AtomRoute)                   \
   X(AtomMixUpdate)

@@ -7,6 +7,7 @@ from edgeadapt.ops import (
     atom_mix_update,
     atom_route,
     himalaya_direction,
+    himalaya_terms,
     low_rank_update,
     quant_matmul,
     rank_one_norm,
@@ -20,6 +21,7 @@ OPS: dict[str, Op] = {
     op.name: op
     for op in (
         himalaya_direction.OP,
+        himalaya_terms.OP,
         rank_one_update.OP,
         rank_one_norm.OP,
         low_rank_update.OP,

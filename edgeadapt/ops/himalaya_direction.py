@@ -49,6 +49,7 @@ from edgeadapt.ops.registry import Case, Op, function_text, require
 NAME = "HimalayaDirection"
 OPEN = 3
 EPSILON = 1e-5
+INPUTS = ", ".join(("pool", "task", *(item.name for item in fields(Tables))))
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
@@ -101,10 +102,7 @@ def reference(  # noqa: PLR0917 - the op's inputs, in the op's order
 ) -> F32:
     """The op in NumPy, in float64 from the stored values on. Raises EdgeAdaptError for other shapes, dtypes, tasks."""
     tables = Tables(atoms, atom_scales, atom_gains, w1, w1_scales, w2, w2_scales, tasks, rows, row_scales)
-    fits = pool.ndim == 2 and pool.shape[1] == tables.width
-    require(fits, NAME, f"pool is {pool.shape}; it must be [B, {tables.width}]")
-    require(task.dtype == np.int64 and task.shape == pool.shape[:1], NAME, f"task must be int64 [{len(pool)}]")
-    require(bool(((task >= 0) & (task < len(rows))).all()), NAME, f"task must lie in 0..{len(rows) - 1}")
+    check_call(NAME, pool, task, tables)
     a, c = route(pool, task, tables)
     k = np.where(gates(a, atom_gains), c, 0.0)
     direction = k @ dictionary(tables).astype(np.float64)
@@ -112,11 +110,36 @@ def reference(  # noqa: PLR0917 - the op's inputs, in the op's order
     return np.asarray(np.divide(direction, norm, out=np.zeros_like(direction), where=norm > 0), dtype=np.float32)
 
 
+def check_call(op: str, pool: F32, task: NDArray[np.int64], tables: Tables) -> None:
+    """Raise EdgeAdaptError where pool and task do not fit the tables."""
+    fits = pool.ndim == 2 and pool.shape[1] == tables.width
+    require(fits, op, f"pool is {pool.shape}; it must be [B, {tables.width}]")
+    require(task.dtype == np.int64 and task.shape == pool.shape[:1], op, f"task must be int64 [{len(pool)}]")
+    require(bool(((task >= 0) & (task < len(tables.rows))).all()), op, f"task must lie in 0..{len(tables.rows) - 1}")
+
+
 def body() -> str:
-    """ONNX function in text syntax. SiLU is u / (1 + exp(-u)): ONNX Runtime's Sigmoid clamps for large -u. D^T k is
-    formed in two steps: where multiply-adds are fused, a MatMul leaves a remainder of atoms that cancel."""
-    levels = ", ".join(f"{level:.4f}" for level in three_bit.LEVELS)
+    """ONNX function in text syntax. D^T k is formed in two steps: where multiply-adds are fused, a MatMul leaves a
+    remainder of atoms that cancel."""
     lines = f"""
+        {open_atoms()}
+        k_column = Unsqueeze (k, last)
+        products = Mul (k_column, rows_of_D)
+        direction = ReduceSum <keepdims = 0> (products, middle)
+        norm = ReduceL2 <keepdims = 1> (direction, last)
+        divisor = Max (norm, tiny)
+        r = Div (direction, divisor)
+    """
+    return function_text(NAME, INPUTS, "r", lines)
+
+
+def open_atoms() -> str:
+    """The lines of a body up to `index`, k [B, 3] and rows_of_D [B, 3, d]: which atoms are open, by falling logit.
+
+    SiLU is u / (1 + exp(-u)): ONNX Runtime's Sigmoid clamps for large -u.
+    """
+    levels = ", ".join(f"{level:.4f}" for level in three_bit.LEVELS)
+    return f"""
         zero = Constant <value = float {{0}}> ()
         one = Constant <value = float {{1}}> ()
         last = Constant <value = int64[1] {{-1}}> ()
@@ -199,15 +222,8 @@ def body() -> str:
         top_open = Greater (top, zero)
         coefficient = GatherElements <axis = 1> (c, index)
         k = Where (top_open, coefficient, zero)
-        k_column = Unsqueeze (k, last)
         rows_of_D = Gather <axis = 0> (D, index)
-        products = Mul (k_column, rows_of_D)
-        direction = ReduceSum <keepdims = 0> (products, middle)
-        norm = ReduceL2 <keepdims = 1> (direction, last)
-        divisor = Max (norm, tiny)
-        r = Div (direction, divisor)
     """
-    return function_text(NAME, ", ".join(("pool", "task", *(item.name for item in fields(Tables)))), "r", lines)
 
 
 def cases(rng: np.random.Generator) -> Iterator[Case]:

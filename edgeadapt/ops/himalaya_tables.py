@@ -16,6 +16,7 @@ Scales and gains are finite and not negative.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -73,6 +74,15 @@ class Tables:
     def as_dict(self) -> dict[str, Array]:
         """Name -> array, in the op's order."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    def writing(self, tensors: Mapping[str, Array]) -> Tables:
+        """The same with the atoms that are written: atoms=read_write stores write_atoms, write_atom_scales and
+        write_atom_gains [16, ..] for the elastic ones. Without them it is what is read."""
+        if "write_atoms" not in tensors:
+            return self
+        core = ATOMS - len(tensors["write_atoms"])
+        names = ("atoms", "atom_scales", "atom_gains")
+        return replace(self, **{n: np.concatenate((getattr(self, n)[:core], tensors[f"write_{n}"])) for n in names})
 
     @property
     def width(self) -> int:

@@ -17,8 +17,8 @@ from edgeadapt_train.backbone import blocks
 class Subject:
     """A method with its options, and on which hosts it is defined.
 
-    inert: at the start it changes no bit of the outputs. merges: it has a static merge. seeded: it starts from
-    random numbers.
+    inert: at the start it changes no bit of the outputs. merges: it has a static merge. merged_only: it reaches a
+    device in no other way. seeded: it starts from random numbers.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Subject:
     hosts: tuple[str, ...] = ("decoder", "encoder")
     inert: bool = True
     merges: bool = False
+    merged_only: bool = False
     seeded: bool = True
     encoder_options: dict[str, Any] = field(default_factory=dict)
 
@@ -43,6 +44,11 @@ SUBJECTS = (
     Subject("himalaya first token", {"method": "himalaya", "pool": "first", **SMALL}),
     Subject("himalaya ewc", {"method": "himalaya", "protection": "ewc", **SMALL}),
     Subject("himalaya unprotected", {"method": "himalaya", "protection": "none", **SMALL}),
+    Subject("himalaya shared gain", {"method": "himalaya", "gain": "shared", **SMALL}),
+    Subject("himalaya terms", {"method": "himalaya", "update": "terms", **SMALL}),
+    Subject("himalaya read-write", {"method": "himalaya", "atoms": "read_write", **SMALL}),
+    Subject("himalaya read-write terms", {"method": "himalaya", "update": "terms", "atoms": "read_write", **SMALL}),
+    Subject("himalaya turning core", {"method": "himalaya", "core_update": "frequent_directions", **SMALL}),
     Subject(
         "himalaya literal",
         {"method": "himalaya", "variant": "literal", **SMALL},
@@ -57,12 +63,18 @@ SUBJECTS = (
     Subject("glodis", {"method": "glodis"}, merges=True),
     Subject("loreft", {"method": "loreft"}),
     Subject("loreft ewc", {"method": "loreft", **EWC}),
-    Subject("full", {"method": "full"}, merges=True, seeded=False),
+    Subject("full", {"method": "full"}, merges=True, merged_only=True, seeded=False),
     Subject("unihyper", {"method": "unihyper", **TINY}),
     Subject("unihyper vocab", {"method": "unihyper", "basis": "vocab", **TINY}),
     Subject("unihyper top-3", {"method": "unihyper", "top_k": 3, **TINY}),
     Subject("sat-lora", {"method": "sat-lora", **TINY}),
     Subject("hf-sat-lora", {"method": "hf-sat-lora", **TINY}),
+    Subject("hest", {"method": "hest"}),
+    Subject("hest no layer score", {"method": "hest", "variant": "no-layer-score"}),
+    Subject("hest no int8", {"method": "hest", "variant": "no-int8"}),
+    Subject("hest soft budget", {"method": "hest", "variant": "soft-budget"}),
+    Subject("tabs", {"method": "tabs"}),
+    Subject("bhsp", {"method": "bhsp"}, merges=True, seeded=False),
 )
 NAMED = {subject.name: subject for subject in SUBJECTS}
 
@@ -133,8 +145,8 @@ def build(subject: Subject, kind: str, seed: int = 3) -> Bench:
     return Bench(model, registry.build(options, host, seed), ids, torch.tensor([0, 0, 0, 0]))
 
 
-def learn(bench: Bench, steps: int = 4, task: int = 0, lr: float = 5e-3) -> None:
-    """A few steps of AdamW on an arbitrary smooth loss."""
+def learn(bench: Bench, steps: int = 4, task: int = 0, lr: float = 5e-3, *, ended: bool = True) -> None:
+    """A few steps of AdamW on an arbitrary smooth loss; the task is ended, or left open."""
     adapter = bench.adapter
     adapter.begin_task(task)
     bench.task = torch.full((4,), task)
@@ -160,4 +172,5 @@ def learn(bench: Bench, steps: int = 4, task: int = 0, lr: float = 5e-3) -> None
         adapter.after_backward()
         optimiser.step()
         adapter.after_step(optimiser, step + 1)
-    adapter.end_task(task, gradients)
+    if ended:
+        adapter.end_task(task, gradients)

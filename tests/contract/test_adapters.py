@@ -14,7 +14,8 @@ import torch
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.families import module_name
-from edgeadapt.ops import himalaya_direction
+from edgeadapt.ops import OPS
+from edgeadapt.ops.himalaya_tables import Tables
 from edgeadapt_train.adapters import registry
 from edgeadapt_train.adapters.base import Host
 from edgeadapt_train.backbone import blocks, wrap
@@ -136,7 +137,8 @@ HIMALAYAS = [pair for pair in PAIRS if pair.values[0].options["method"] == "hima
 
 
 @pytest.mark.parametrize(("subject", "kind"), HIMALAYAS)
-def test_rule_6_the_stored_direction_is_the_numpy_reference(subject: Subject, kind: str) -> None:
+def test_rule_6_himalayas_stored_update_is_the_numpy_reference(subject: Subject, kind: str) -> None:
+    """What is read and what is written, by HimalayaDirection or HimalayaTerms on the atoms for either."""
     bench = build(subject, kind)
     bench.adapter.attach()
     for task in range(3):
@@ -145,14 +147,20 @@ def test_rule_6_the_stored_direction_is_the_numpy_reference(subject: Subject, ki
     adapter: Any = bench.adapter
     pool = adapter.pooled(bench.prompt)
     files = adapter.deployed()
-    tables = {name: files[name] for name in himalaya_direction.Tables.__dataclass_fields__}
-    expected = himalaya_direction.reference(pool.numpy(), bench.task.numpy(), **tables)
+    tables = Tables(**{name: files[name] for name in Tables.__dataclass_fields__})
+    op = OPS["HimalayaTerms" if adapter.config.update == "terms" else "HimalayaDirection"]
     with adapter.hardened():
-        found = adapter.stored_direction(pool, bench.task).numpy()
-    np.testing.assert_allclose(found, expected, atol=2e-6)
-    assert np.allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6) or not expected.any()
-    gains = adapter.task_rows.stored_gains(bench.task, adapter.unit_gain).numpy()
-    np.testing.assert_array_equal(gains, files["gains"].astype(np.float32)[bench.task.numpy()])
+        found = adapter.stored_update(pool, bench.task)
+    for rows, stored in ((found.read, tables), (found.write, tables.writing(files))):
+        expected = op.reference(pool.numpy(), bench.task.numpy(), **stored.as_dict())
+        terms = np.stack(expected if isinstance(expected, tuple) else (expected,), axis=1)
+        np.testing.assert_allclose(rows.numpy(), terms, atol=2e-6)
+        lengths = np.square(terms).sum(axis=(1, 2))
+        assert np.allclose(lengths, 1, atol=1e-6) or not terms.any()
+    gains = files["gains"].astype(np.float32)[bench.task.numpy()]
+    np.testing.assert_array_equal(
+        found.gains.numpy(), np.broadcast_to(gains.reshape(4, -1, terms.shape[1]), found.gains.shape)
+    )
 
 
 @pytest.mark.parametrize(("subject", "kind"), PAIRS)

@@ -296,6 +296,8 @@ REFUSED = [
     ("AtomRoute", {}, replace("K", lambda k: k[:, :1]), "expected"),
     ("AtomRoute", {}, replace("W", lambda w: w[1:]), r"input 'W' has shape \[575,16\], expected \[576,\*\]"),
     ("HimalayaDirection", {}, replace("task", lambda t: t - 1), r"task\[0\] is -1; this adapter knows 1 tasks"),
+    ("HimalayaTerms", {}, resize("w1", 1, -1), r"input 'w1' has shape \[66,592\], expected \[66,593\]"),
+    ("HimalayaTerms", {}, replace("task", lambda t: t + 1), r"task\[0\] is 1; this adapter knows 1 tasks"),
 ]
 
 

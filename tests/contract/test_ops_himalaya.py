@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt.ops import DOMAIN, OPSET, VERSION, Case, himalaya_direction, rank_one_update
+from edgeadapt.ops import DOMAIN, OPSET, VERSION, Case, himalaya_direction, himalaya_terms, rank_one_update
 from edgeadapt.ops.himalaya_direction import dictionary, gates, reference, route
 from edgeadapt.ops.himalaya_tables import ATOMS, Tables, fixed_logits, random_tables
 from tests.contract.views import VIEWS, assert_agrees, kernel_library
@@ -129,6 +129,27 @@ class TestDirection:
             replace(stored, **{name: value[..., :-1]})
         with pytest.raises(EdgeAdaptError, match=name):
             replace(stored, **{name: value.astype(other)})
+
+
+class TestTerms:
+    @each_view
+    @quick
+    @given(a=codes, c=codes, alive=st.lists(st.booleans(), min_size=ATOMS, max_size=ATOMS))
+    def test_terms_by_the_letter(self, view: str, a: np.ndarray, c: np.ndarray, alive: list[bool]) -> None:
+        """The open atoms by index; one without a coefficient, like one that is inactive, leaves no place empty."""
+        skip_without(view)
+        base = tables()
+        gains = np.where(alive, np.abs(base.atom_gains) + np.float16(0.5), 0).astype(np.float16)
+        stored = replace(fixed_logits(base, a, c), atom_gains=gains)
+        D = dictionary(stored).astype(np.float64)
+        ranked = sorted(range(ATOMS), key=lambda j: (-a[j], j))[:3]
+        chosen = sorted(j for j in ranked if a[j] > 0 and alive[j] and c[j] != 0)
+        total = sum(abs(c[j]) * (D[j] ** 2).sum() for j in chosen)
+        expected = [np.sqrt(abs(c[j]) / total) * D[j] for j in chosen] + [np.zeros(stored.width)] * (3 - len(chosen))
+        pool = np.random.default_rng(1).standard_normal((1, stored.width)).astype(np.float32)
+        found = VIEWS[view](himalaya_terms.OP, case_of(stored, pool, np.array([1])))
+        np.testing.assert_allclose(np.concatenate(found), expected, atol=2e-6)
+        assert sum(np.square(term).sum() for term in found) == pytest.approx(1.0 if chosen else 0.0, abs=1e-5)
 
 
 class TestRankOne:

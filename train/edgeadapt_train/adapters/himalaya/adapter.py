@@ -10,15 +10,14 @@ one with a provable norm. The name and the idea come from a research design; thi
     square        y    = W x + g_l r (r^T x)         at each square projection
     g_l = tanh(rho_l) = s_l / sqrt(d), s_l = s_max tanh(rho_l), s_max = sqrt(d), rho = 0 at the start
         => ||dW||_2 = |g_l| <= 1 at every site; over depth the factors compose: prod_l (1 + |g_l|) is logged
+    update, atoms other rows to read and to write, up to three at once, under the same bound    update.py
     `literal`: s = 1, so g = 1 / sqrt(d); square sites; pool = the first token's embedding; nothing protected
 
-Trained: E (active, unprotected rows), W1, W2, the task's row of the task table, row_t, rho_t. Growth, eviction,
-consolidation, protection, the split tree: {growth,memory,consolidation,protection,tree}.py.
+Trained: E and E_w (active, unprotected rows), W1, W2, the task's row of the task table, row_t, rho_t. Growth, eviction,
+consolidation, protection, the split tree, the turning core: {growth,memory,consolidation,protection,tree,sketch}.py.
 
-Stored bytes, d = hidden size, L layers, w = router_width(d), n tasks
-    atoms 40 * 3 d / 8 | group scales 2 * 40 ceil(d / 64) | atom gains 80 | router w (d + 97) + 80 | its row scales
-    2 (w + 80) | task table 512 | statistics 96 | tree 46 | gains 2 L                       54,944 at d = 576, L = 30
-    protection 82 n + 2 L (n - 1)
+Stored bytes, term by term: footprint.py. At d = 576, L = 30: 54,944, the first task's row 82, every other task 142.
+
 What the design leaves open, decided here
 - A task's gates start with a strong prior (prior_logit, +-7): open on up to three active elastic atoms that no past
   task relies on, shut elsewhere. With a weaker one the gates' noise changes the direction at every step (40 steps,
@@ -28,9 +27,6 @@ What the design leaves open, decided here
 - The coefficients start equal, the router's output layer small: at the start r is the same for all sequences.
 - window and cooldown are 20 (the design's 200 is for runs of thousands of steps); the age that an atom must have before
   it may be evicted is the cooldown.
-
-Without protection the n rows are zeros and the n gain vectors equal: the op indexes both by task, so they are stored
-and counted all the same.
 """
 
 from __future__ import annotations
@@ -43,28 +39,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeadapt.codecs import three_bit
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_train.adapters.base import Adapter, Card, Event, GradientBatches, Group, Host, Prompt
-from edgeadapt_train.adapters.himalaya.config import (
-    ATOMS,
-    CORE,
-    OPEN,
-    STATISTICS,
-    TASK_WIDTH,
-    TASKS,
-    TREE_NUMBERS,
-    HimalayaConfig,
-    router_width,
-)
+from edgeadapt_train.adapters.himalaya.config import ATOMS, CORE, OPEN, STATISTICS, TASKS, HimalayaConfig
 from edgeadapt_train.adapters.himalaya.consolidation import DirectionFisher
 from edgeadapt_train.adapters.himalaya.dictionary import Dictionary
+from edgeadapt_train.adapters.himalaya.footprint import byte_terms
 from edgeadapt_train.adapters.himalaya.growth import Growth, span_basis
 from edgeadapt_train.adapters.himalaya.memory import Memory
 from edgeadapt_train.adapters.himalaya.protection import RouterAnchor, TaskRows
-from edgeadapt_train.adapters.himalaya.router import Router, concrete_gates, count_excess, hard_gates, unit_direction
-from edgeadapt_train.adapters.himalaya.sites import RankOneSites
+from edgeadapt_train.adapters.himalaya.router import Router, concrete_gates, count_excess, hard_gates, pooled
+from edgeadapt_train.adapters.himalaya.sites import Sites
+from edgeadapt_train.adapters.himalaya.sketch import DirectionSketch
 from edgeadapt_train.adapters.himalaya.tree import SplitTree
+from edgeadapt_train.adapters.himalaya.update import Update, direction_row, term_rows
 
 
 class Himalaya(Adapter):
@@ -86,26 +74,30 @@ class Himalaya(Adapter):
         d, depth = host.hidden_size, len(host.layers)
         generator = torch.Generator().manual_seed(seed)
         self.unit_gain = d**-0.5
-        self.dictionary = Dictionary(d, config.initial_active, generator)
+        self.dictionary = Dictionary(d, config.initial_active, generator, tied=config.atoms == "tied")
         self.router = Router(d, config.router_scale, generator)
         self.task_rows = TaskRows(depth, config)
         self.growth = Growth(depth, d, config)
         self.fisher = DirectionFisher(d, config.ewc_decay)
         self.tree = SplitTree(config.fan_out, seed)
+        self.sketch = DirectionSketch(self.dictionary.core) if config.core_update == "frequent_directions" else None
         if config.protection == "ewc":
             self.anchor = RouterAnchor(self.router, config.ewc_strength, config.ewc_decay)
         self.register_buffer("statistics", torch.zeros(2, STATISTICS))
         self.register_buffer("counts", torch.tensor([0, -1, 0]))  # steps in all; current task; tasks begun
         self._noise = torch.Generator().manual_seed(seed + 1)
-        self._sites = RankOneSites(host, config.site or "residual", config.site_modules)
+        self._sites = Sites(host, config.site or "residual", config.site_modules)
         self._stored: dict[str, Any] | None = None
         self._temperature, self._beta = config.temperature_start, 0.0
-        self._raw: Tensor | None = None
+        self._rows = term_rows if config.update == "terms" else direction_row
+        self._raws: list[Tensor] = []
         self._penalty: Tensor | None = None
         self._k: Tensor | None = None
         self._asked: tuple[Tensor, Tensor] | None = None
         self.tree.rebuild(self.dictionary.elastic)
-        self._memory = Memory(config, self.dictionary, self.router, self.task_rows, self.growth, self.fisher, self.tree)
+        self._memory = Memory(
+            config, self.dictionary, self.router, self.task_rows, self.growth, self.fisher, self.tree, self.sketch
+        )
 
     # -- forward ------------------------------------------------------------------------------------------------
 
@@ -116,37 +108,45 @@ class Himalaya(Adapter):
         self._sites.detach()
 
     def pooled(self, prompt: Prompt) -> Tensor:
-        """[B, d] float32: the mean of the prompt's embedding outputs, or its first token's."""
-        embeddings = prompt.embeddings.detach().float()
-        if self.config.pool == "first":
-            first = prompt.mask.to(torch.int64).argmax(dim=1)
-            return embeddings[torch.arange(len(first), device=first.device), first]
-        mask = prompt.mask.to(embeddings.dtype)[:, :, None]
-        return (embeddings * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        """[B, d] float32."""
+        return pooled(prompt, self.config.pool or "mean")
 
-    def direction(self, pool: Tensor, task: Tensor) -> Tensor:
-        """r [B, d] while training: noisy gates, partly rounded atoms. Keeps what the hooks after it need."""
+    def update(self, pool: Tensor, task: Tensor) -> Update:
+        """The update while training: noisy gates, partly rounded atoms. Keeps what the hooks after it need."""
         both = self.router.trained().route(pool, task) + self.task_rows.trained_rows(task)
         a, c = both[:, :ATOMS], both[:, ATOMS:]
         slots = self.dictionary.open_slots()
         uniform = torch.rand(a.shape, generator=self._noise).clamp(1e-6, 1 - 1e-6).to(a.device)
         gates = concrete_gates(a, slots, self._temperature, torch.logit(uniform))
         k = gates * c
-        raw, r = unit_direction(k, self.dictionary.trained(self._beta))
-        if raw.requires_grad:
-            raw.retain_grad()
-        self._raw, self._k, self._asked = raw, k.detach(), (pool, task)
+        raws, rows = self._read_and_write(k, self.dictionary.trained(self._beta))
+        for raw in raws:
+            if raw.requires_grad:
+                raw.retain_grad()
+        self._raws, self._k, self._asked = raws, k.detach(), (pool, task)
         self._penalty = self.config.count_penalty * count_excess(a, slots)
-        return r
+        return Update(rows[0], rows[-1], self.task_rows.spread(self.task_rows.gains(task, self.unit_gain)))
 
-    def stored_direction(self, pool: Tensor, task: Tensor) -> Tensor:
-        """r [B, d] as the device computes it (`HimalayaDirection`)."""
+    def stored_update(self, pool: Tensor, task: Tensor) -> Update:
+        """The update as the device computes it (`HimalayaDirection`, `HimalayaTerms`)."""
         stored = self._stored or self._harden()
-        return unit_direction(self._stored_coefficients(pool, task, stored), stored["D"])[1]
+        _, rows = self._read_and_write(self._stored_coefficients(pool, task, stored), stored["D"])
+        gains = self.task_rows.stored_gains(task, self.unit_gain)
+        return Update(rows[0], rows[-1], self.task_rows.spread(gains))
+
+    def _read_and_write(self, k: Tensor, pair: tuple[Tensor, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """What update.py calls raw, and V and W; one of each where atoms are tied."""
+        made = [self._rows(k, D) for D in (pair[:1] if self.dictionary.written is None else pair)]
+        return [raw for raw, _ in made], [rows for _, rows in made]
 
     def _stored_coefficients(self, pool: Tensor, task: Tensor, stored: dict[str, Any]) -> Tensor:
         both = stored["router"].route(pool, task) + stored["rows"][task]
         return hard_gates(both[:, :ATOMS], self.dictionary.open_slots()) * both[:, ATOMS:]
+
+    def _push(self) -> Tensor | None:
+        """dL/dr~ [B, d] of the forward last trained on: summed over the rows that are read and written."""
+        found = [raw.grad.sum(dim=1) for raw in self._raws if raw.grad is not None]
+        return torch.stack(found).sum(dim=0) if found else None
 
     def _opened(self) -> Tensor:
         """Bool [40]: gates that the stored form opens for any of the sequences last trained on."""
@@ -158,13 +158,8 @@ class Himalaya(Adapter):
     @contextmanager
     def conditioned(self, prompt: Prompt) -> Iterator[None]:
         pool = self.pooled(prompt)
-        if self._stored is not None:
-            r = self.stored_direction(pool, prompt.task)
-            g = self.task_rows.stored_gains(prompt.task, self.unit_gain)
-        else:
-            r = self.direction(pool, prompt.task)
-            g = self.task_rows.gains(prompt.task, self.unit_gain)
-        with self._sites.using(r, g):
+        make = self.update if self._stored is None else self.stored_update
+        with self._sites.using(make(pool, prompt.task)):
             yield
 
     @contextmanager
@@ -189,7 +184,8 @@ class Himalaya(Adapter):
 
     def groups(self) -> list[Group]:
         config = self.config
-        found = [Group("atoms", (("dictionary.elastic", self.dictionary.elastic),), config.atom_lr_scale)]
+        atoms = tuple((f"dictionary.{name}", value) for name, value in self.dictionary.named_parameters())
+        found = [Group("atoms", atoms, config.atom_lr_scale)]
         tasks = ("router.tasks", self.router.tasks)
         if config.protection == "frozen" and int(self.counts[2]) > 1:
             found.append(Group("router", (tasks,), config.router_lr_scale))
@@ -198,7 +194,7 @@ class Himalaya(Adapter):
             found.append(Group("router", network, config.router_lr_scale))
         if config.protection != "none":
             found.append(Group("rows", (("task_rows.rows", self.task_rows.rows),), config.row_lr_scale))
-        if config.gain == "depth":
+        if config.gain != "unit":
             found.append(Group("gains", (("task_rows.rho", self.task_rows.rho),), config.gain_lr_scale))
         return found
 
@@ -252,7 +248,7 @@ class Himalaya(Adapter):
         self.dictionary.renormalise()
         self.counts[0] += 1
         events: list[Event] = []
-        if self._raw is None or self._k is None:
+        if self._k is None:
             return events
         current = int(self.counts[1])
         opened = self._k != 0
@@ -260,11 +256,14 @@ class Himalaya(Adapter):
         core = self._k[:, :CORE]
         self.statistics[0].mul_(0.99).add_(0.01 * core.mean(dim=0))
         self.statistics[1].mul_(0.99).add_(0.01 * core.square().mean(dim=0))
-        if self.config.growth and self._raw.grad is not None:
-            self.growth.observe(self._raw.grad, span_basis(self.dictionary.trained(self._beta)))
+        push = self._push() if self.config.growth else None
+        if push is not None:
+            direction = self.growth.observe(push, span_basis(torch.cat(self.dictionary.trained(self._beta))))
+            if self.sketch is not None and direction is not None:
+                self.sketch.observe(direction)
             if self.growth.due(int(self.counts[0])):
                 events += self._memory.grow(optimiser, int(self.counts[0]), current)
-        self._raw = self._k = None
+        self._raws, self._k = [], None
         return events
 
     def end_task(self, index: int, gradients: GradientBatches) -> list[Event]:
@@ -275,11 +274,11 @@ class Himalaya(Adapter):
         router = {name: torch.zeros_like(value) for name, value in self.router.named_parameters()}
         sequences = batches = 0
         for _ in gradients(self.config.fisher_batches):
-            assert self._raw is not None
             self.task_rows.opened[index] |= self._opened()
-            if self._raw.grad is not None:
-                squares += self._raw.grad.square().sum(dim=0)
-                sequences += len(self._raw)
+            push = self._push()
+            if push is not None:
+                squares += push.square().sum(dim=0)
+                sequences += len(push)
             batches += 1
             for name, parameter in self.router.named_parameters():
                 if parameter.grad is not None:
@@ -288,12 +287,27 @@ class Himalaya(Adapter):
         if ewc:
             self.anchor.update(self.router, {name: value / max(batches, 1) for name, value in router.items()})
         if self.config.protection != "none":
-            self.task_rows.close_unused(index, self.config.prior_logit)
+            self.task_rows.close_unused(index, self.config.prior_logit, core=self.sketch is not None)
             used = self.task_rows.opened[index, CORE:]
             self.dictionary.protected |= used
-        with torch.no_grad():
-            gains = self.task_rows.gains(torch.tensor([index], device=self.task_rows.rho.device), self.unit_gain)
-        return [{"event": "end_task", "task": index, "composed_norm_bound": float((1 + gains.abs()).prod())}]
+        return [
+            *self._turn_core(index),
+            {"event": "end_task", "task": index, "composed_norm_bound": self._composed_norm_bound(index)},
+        ]
+
+    def _turn_core(self, index: int) -> list[Event]:
+        if self.sketch is None:
+            return []
+        kept = self.task_rows.opened[:, :CORE].any(dim=0)
+        self.dictionary.turn_core(self.sketch.turned(self.dictionary.core, kept), kept)
+        return [{"event": "turn_core", "task": index, "kept": int(kept.sum())}]
+
+    @torch.no_grad()
+    def _composed_norm_bound(self, index: int) -> float:
+        """prod_l (1 + max_j |g_lj|) of a task."""
+        task = torch.tensor([index], device=self.task_rows.rho.device)
+        gains = self.task_rows.spread(self.task_rows.gains(task, self.unit_gain))
+        return float((1 + gains.abs().amax(dim=2)).prod())
 
     # -- files --------------------------------------------------------------------------------------------------
 
@@ -308,23 +322,13 @@ class Himalaya(Adapter):
         }
 
     def byte_terms(self) -> dict[str, int]:
-        d, depth = self.dictionary.core.shape[1], self.task_rows.rho.shape[1]
-        w, n = router_width(d), max(1, int(self.counts[2]))
-        return {
-            "atoms": ATOMS * d * 3 // 8,
-            "atom_group_scales": 2 * ATOMS * three_bit.groups(d),
-            "atom_gains": 2 * ATOMS,
-            "router": w * (d + 97) + 80,
-            "router_row_scales": 2 * (w + 80),
-            "task_table": TASKS * TASK_WIDTH,
-            "statistics": 2 * 2 * STATISTICS,
-            "tree": 2 * TREE_NUMBERS,
-            "gains": 2 * depth,
-            "protection": 82 * n + 2 * depth * (n - 1),
-        }
+        tasks, gains = max(1, int(self.counts[2])), self.task_rows.rho[0].numel()
+        return byte_terms(self.dictionary.core.shape[1], tasks, gains, tied=self.dictionary.written is None)
 
     def sites(self) -> dict[str, Any]:
-        return {**self._sites.to_json(), "pool": self.config.pool, "protection": self.config.protection}
+        config = self.config
+        named = {name: getattr(config, name) for name in ("update", "atoms", "gain", "pool", "protection")}
+        return {**self._sites.to_json(), **named}
 
     def own_state(self) -> dict[str, Tensor]:
         return {**super().own_state(), "noise": self._noise.get_state()}

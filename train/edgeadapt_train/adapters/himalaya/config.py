@@ -22,13 +22,20 @@ class HimalayaConfig:
     """`variant=literal` is the design to the letter: site=square, gain=unit (s = 1), pool=first, protection=none.
 
     An option left at None takes the variant's value. Learning rates are `*_scale` times the run's.
+    gain         depth: one per block (and term); shared: one for all blocks (and term)
+    update       direction: rank one, of the open atoms' sum; terms: rank three, one term per open atom     update.py
+    atoms        tied: a term writes what it reads; read_write: atoms of its own to write                   update.py
+    core_update  fixed, or frequent_directions: the core turns at a task's end                              sketch.py
     """
 
     variant: Literal["default", "literal"] = "default"
     site: Literal["residual", "square"] | None = None
-    gain: Literal["depth", "unit"] | None = None
+    gain: Literal["depth", "shared", "unit"] | None = None
     pool: Literal["mean", "first"] | None = None
     protection: Literal["frozen", "ewc", "none"] | None = None
+    update: Literal["direction", "terms"] = "direction"
+    atoms: Literal["tied", "read_write"] = "tied"
+    core_update: Literal["fixed", "frequent_directions"] = "fixed"
     initial_active: int = 8
     atoms_per_task: int = 3
     prior_logit: float = 7.0
@@ -68,6 +75,11 @@ class HimalayaConfig:
                     f"adapter.{name}={getattr(self, name)!r} with variant=literal, which is {name}={value}; "
                     "use variant=default to change it"
                 )
+        for name in ("update", "atoms", "core_update"):
+            if literal and (chosen := getattr(self, name)) != HimalayaConfig.__dataclass_fields__[name].default:
+                raise EdgeAdaptError(f"adapter.{name}={chosen} with variant=literal; use variant=default to change it")
+        if self.update == "terms" and (self.site == "square" or self.gain == "unit"):
+            raise EdgeAdaptError("adapter.update=terms needs site=residual and gain=depth or shared")
         if not 0 <= self.initial_active <= ELASTIC:
             raise EdgeAdaptError(f"adapter.initial_active={self.initial_active}: give 0..{ELASTIC}")
         if not 1 <= self.atoms_per_task <= OPEN:

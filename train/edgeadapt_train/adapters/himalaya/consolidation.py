@@ -2,7 +2,7 @@
 
     F   = online Fisher diagonal of past tasks in the space of r~, [d]:  F <- gamma F + mean (dL/dr~)^2  at a task's end
     c*  = (C F C^T + lambda I)^-1 C F e            e [d]: the evicted atom; C [24, d]: the core; lambda = 1e-3 tr / 24
-    router, with j the evicted slot and i over the core:
+    router, with j the evicted slot, i over the core and t over the current task and those that open slot j:
         W2[c_i] += c*_i W2[c_j],  row_t[c_i] += c*_i row_t[c_j]     coefficient rows, bias columns included
         W2[a_i]  = W2[a_j],       row_t[a_i]  = row_t[a_j]          gate rows, for the two largest |c*_i|
     captured_energy = || F^.5 C^T c* ||^2 / || F^.5 e ||^2          in [0, 1]; about 24/d for a random atom and F = I
@@ -46,10 +46,12 @@ def project_on_core(F: Tensor, C: Tensor, e: Tensor) -> tuple[Tensor, float]:
 
 
 @torch.no_grad()
-def hand_over(c: Tensor, slot: int, tables: list[Tensor]) -> None:
-    """Write c* [24] into the router: `tables` are views [80, anything] of W2 and of the tasks' rows (transposed)."""
+def hand_over(c: Tensor, slot: int, tables: list[Tensor]) -> Tensor:
+    """Write c* [24] into the router: `tables` are views [80, anything] of W2 and of the tasks' rows (transposed).
+    Returns the two core atoms whose gates open for it."""
     gate, coefficient = CORE + slot, ATOMS + CORE + slot
     heirs = c.abs().topk(2).indices
     for table in tables:
         table[ATOMS : ATOMS + CORE] += c[:, None] * table[coefficient]
         table[heirs] = table[gate].expand(2, -1)
+    return heirs

@@ -45,18 +45,17 @@ class Growth(nn.Module):
         self.counters[3] = 0
 
     @torch.no_grad()
-    def observe(self, gradient: Tensor, basis: Tensor) -> float | None:
-        """Take dL/dr~ [B, d] of one step; returns sim_t, or None for a zero gradient."""
+    def observe(self, gradient: Tensor, basis: Tensor) -> Tensor | None:
+        """Take dL/dr~ [B, d] of one step; returns g_t [d], or None for a zero gradient."""
         push = -gradient.sum(dim=0)
         norm = push.norm()
         if not bool(norm > 0):
             return None
         unit = push / norm
         self.ring[int(self.counters[0]) % len(self.ring)] = unit
-        similarity = float((basis @ unit).norm())
-        self.similarities[int(self.counters[1]) % len(self.similarities)] = similarity
+        self.similarities[int(self.counters[1]) % len(self.similarities)] = (basis @ unit).norm()
         self.counters[:2] += 1
-        return similarity
+        return unit
 
     def due(self, step: int) -> bool:
         """Whether to promote now; `step` counts over all tasks."""

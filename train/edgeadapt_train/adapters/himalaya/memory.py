@@ -20,6 +20,7 @@ from edgeadapt_train.adapters.himalaya.dictionary import Dictionary
 from edgeadapt_train.adapters.himalaya.growth import Growth
 from edgeadapt_train.adapters.himalaya.protection import TaskRows
 from edgeadapt_train.adapters.himalaya.router import Router
+from edgeadapt_train.adapters.himalaya.sketch import DirectionSketch
 from edgeadapt_train.adapters.himalaya.tree import SplitTree
 
 
@@ -34,6 +35,7 @@ class Memory:
     growth: Growth
     fisher: DirectionFisher
     tree: SplitTree
+    sketch: DirectionSketch | None
 
     @torch.no_grad()
     def grow(self, optimiser: torch.optim.Optimizer, step: int, current: int) -> list[Event]:
@@ -42,14 +44,15 @@ class Memory:
         slot = self._slot(step)
         if slot is None:
             return [{"event": "full", "step": step, "why": "every slot is young or held by a past task"}]
-        events = [self._consolidate(slot, step)] if bool(dictionary.active[slot]) else []
+        events = [self._consolidate(slot, step, current)] if bool(dictionary.active[slot]) else []
         similarity = float(self.growth.similarities.mean())
         dictionary.place(slot, self.growth.candidate(), step)
         self._open_prior(slot, current)
-        state = optimiser.state.get(dictionary.elastic, {})
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in state:
-                state[name][slot] = 0
+        for atoms in dictionary.parameters():
+            state = optimiser.state.get(atoms, {})
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in state:
+                    state[name][slot] = 0
         self.growth.promoted(step)
         self.tree.rebuild(dictionary.elastic)
         return [*events, {"event": "promote", "step": step, "slot": slot, "similarity": similarity}]
@@ -65,15 +68,22 @@ class Memory:
             return None
         return int(torch.where(allowed, dictionary.usage, torch.inf).argmin())
 
-    def _consolidate(self, slot: int, step: int) -> Event:
+    def _consolidate(self, slot: int, step: int, current: int) -> Event:
         e = self.dictionary.elastic[slot]
         c, captured = project_on_core(self.fisher.diagonal, self.dictionary.core_stored, e)
-        hand_over(c, slot, [self.router.w2, self.task_rows.rows.T])
+        relying = self.task_rows.opened[:, CORE + slot].clone()
+        affected = relying.index_fill(0, torch.tensor(current, device=relying.device), True)
+        rows = self.task_rows.rows[affected].T.contiguous()
+        heirs = hand_over(c, slot, [self.router.w2, rows])
+        self.task_rows.rows[affected] = rows.T
         if self.config.protection != "none":  # the past tasks' gates must not meet the atom that comes
-            past = self.task_rows.opened[:, CORE + slot]
-            self.task_rows.rows[past, CORE + slot] = -2 * self.config.prior_logit
-            self.task_rows.opened[:, CORE + slot] = False
-        return {"event": "evict", "step": step, "slot": slot, "captured_energy": captured}
+            self.task_rows.rows[relying, CORE + slot] = -2 * self.config.prior_logit
+            self.task_rows.opened[relying, CORE + slot] = False
+            self.task_rows.opened[relying.nonzero(), heirs] = True
+        event: Event = {"event": "evict", "step": step, "slot": slot, "captured_energy": captured}
+        if self.sketch is not None:
+            event["captured_energy_fixed"] = project_on_core(self.fisher.diagonal, self.sketch.start, e)[1]
+        return event
 
     def _open_prior(self, slot: int, current: int) -> None:
         shared = self.config.protection == "none"

@@ -1,7 +1,8 @@
 """HIMALAYA's protection: what each task has of its own, and what happens to what tasks share.
 
     row_t   [80]   logits and coefficients of task t, added to the router's;  int8 with one fp16 scale    80 + 2 bytes
-    rho_t   [L]    gains g_l = tanh(rho_t,l) of task t, 0 at the start;       fp16                         2 L bytes
+    rho_t   [G]    gains g = tanh(rho_t) of task t, 0 at the start; fp16; 2 G bytes: one per block (G = L; gain=shared:
+                   G = 1), or three, a term each (update=terms: G = 3 L or 3)
     frozen         after the first task the router no longer moves; atoms that a past task opened no longer move; a past
                    task's gates on all other elastic slots are closed for good (a slot that fills later cannot enter
                    it). A past task's direction is then the same bits for ever: its scores cannot fall.
@@ -9,7 +10,7 @@
                    diagonal of the router (decay gamma); rows, gains and atoms as above
     none           one row of zeros and one gain vector for all; nothing is held
 
-Bytes of the protection of n tasks: 82 n + 2 L (n - 1); the first gain vector belongs to the unprotected form.
+Bytes of the protection of n tasks: 82 n + 2 G (n - 1); the first gain vector belongs to the unprotected form.
 Kirkpatrick et al. 2017 (EWC); online form, Schwarz et al. 2018.
 """
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.codecs import int8
-from edgeadapt_train.adapters.himalaya.config import ATOMS, CORE, TASKS, HimalayaConfig
+from edgeadapt_train.adapters.himalaya.config import ATOMS, CORE, OPEN, TASKS, HimalayaConfig
 from edgeadapt_train.adapters.himalaya.router import Router, int8_rows
 
 
@@ -32,9 +33,11 @@ class TaskRows(nn.Module):
     def __init__(self, layers: int, config: HimalayaConfig) -> None:
         super().__init__()
         self.shared = config.protection == "none"
-        self.unit = config.gain == "unit"
+        self.layers, self.unit = layers, config.gain == "unit"
+        blocks = 1 if config.gain == "shared" else layers
+        shape = (blocks, OPEN) if config.update == "terms" else (blocks,)
         self.rows = nn.Parameter(torch.zeros(TASKS, 2 * ATOMS))
-        self.rho = nn.Parameter(torch.zeros(TASKS, layers))
+        self.rho = nn.Parameter(torch.zeros(TASKS, *shape))
         self.register_buffer("opened", torch.zeros(TASKS, ATOMS, dtype=torch.bool))
 
     def place(self, task: Tensor) -> Tensor:
@@ -48,13 +51,18 @@ class TaskRows(nn.Module):
         return int8_rows(self.rows)[self.place(task)]
 
     def gains(self, task: Tensor, unit_gain: float) -> Tensor:
-        """g [B, L] while training."""
+        """g [B, L], or [B, L, 3] of terms, while training; a shared one is [B, 1] or [B, 1, 3]."""
         rho = self.rho[self.place(task)]
         return torch.full_like(rho, unit_gain) if self.unit else torch.tanh(rho)
 
     def stored_gains(self, task: Tensor, unit_gain: float) -> Tensor:
-        """g [B, L] after fp16."""
+        """The same after fp16."""
         return self.gains(task, unit_gain).detach().to(torch.float16).float()
+
+    def spread(self, gains: Tensor) -> Tensor:
+        """Gains of either function above as the sites take them: [B, L, R]."""
+        wide = gains if gains.dim() == 3 else gains[:, :, None]
+        return wide.expand(-1, self.layers, -1)
 
     def mask_gradient(self, current: int) -> None:
         """Only the current task's row and gains move."""
@@ -66,15 +74,16 @@ class TaskRows(nn.Module):
                 parameter.grad[place] = kept
 
     @torch.no_grad()
-    def close_unused(self, task: int, prior: float) -> None:
-        """Task `task` is learnt: its gates on elastic slots that it never opened shut for good."""
+    def close_unused(self, task: int, prior: float, *, core: bool) -> None:
+        """Task `task` is learnt: its gates on elastic slots that it never opened shut for good; the core's too, if
+        `core`."""
         unused = ~self.opened[task]
-        unused[:CORE] = False
+        unused[:CORE] &= core
         logits = self.rows[task, :ATOMS]
         logits[unused] = logits[unused].clamp(max=-2 * prior)
 
     def to_file(self, count: int, unit_gain: float) -> dict[str, np.ndarray]:
-        """rows int8 [n, 80], row_scales f16 [n], gains f16 [n, L]."""
+        """rows int8 [n, 80], row_scales f16 [n], gains f16 [n, L] (see `gains` for other shapes)."""
         place = self.place(torch.arange(count))
         stored = int8.quantise(self.rows.detach().cpu().numpy()[place.numpy()])
         gains = self.gains(place.to(self.rho.device), unit_gain).detach().to(torch.float16)

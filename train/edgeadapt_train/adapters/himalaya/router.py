@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
 from edgeadapt.codecs import int8
+from edgeadapt_train.adapters.base import Prompt
 from edgeadapt_train.adapters.himalaya.config import ATOMS, OPEN, TASK_WIDTH, TASKS, router_width
 
 TASK_UNIT = 1 / 32
@@ -40,6 +41,16 @@ class RouterWeights:
         one = pool.new_ones(len(pool), 1)
         z = torch.cat((layer_norm(pool, pool.shape[-1:], eps=1e-5), self.tasks[task], one), dim=1)
         return torch.cat((silu(z @ self.w1.T), one), dim=1) @ self.w2.T
+
+
+def pooled(prompt: Prompt, how: str) -> Tensor:
+    """What the router sees of a prompt, [B, d] float32: the mean of its embedding outputs, or its first token's."""
+    embeddings = prompt.embeddings.detach().float()
+    if how == "first":
+        first = prompt.mask.to(torch.int64).argmax(dim=1)
+        return embeddings[torch.arange(len(first), device=first.device), first]
+    mask = prompt.mask.to(embeddings.dtype)[:, :, None]
+    return (embeddings * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
 def int8_rows(values: Tensor) -> Tensor:
@@ -105,12 +116,3 @@ def concrete_gates(a: Tensor, slots: Tensor, temperature: float, noise: Tensor) 
 def count_excess(a: Tensor, slots: Tensor) -> Tensor:
     """max(0, expected open gates - 3), mean over the batch."""
     return torch.relu((torch.sigmoid(a) * slots).sum(dim=1) - OPEN).mean()
-
-
-def unit_direction(k: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
-    """r~ = D^T k and r = r~ / sqrt(k^T G k), G = D D^T; r = 0 where k selects nothing. k [B, 40], D [40, d]."""
-    raw = k @ D
-    squared = (k @ (D @ D.T) * k).sum(dim=1, keepdim=True)
-    alive = squared.detach() > 1e-12
-    norm = torch.where(alive, squared, torch.ones_like(squared)).sqrt()
-    return raw, torch.where(alive, raw / norm, torch.zeros_like(raw))

@@ -1,9 +1,9 @@
-"""Where HIMALAYA's rank-one update acts: forward hooks on the host, nothing replaced.
+"""Where HIMALAYA's update acts: forward hooks on the host, nothing replaced.
 
-    residual   output h [B, T, d] of block l:       h + g_l r (r^T h)
-    square     output y of a projection of x:       y + g_l r (r^T x)         W is d x d, or the site is refused
+    residual   output h [B, T, d] of block l:       h + dW_l h
+    square     output y of a projection of x:       y + dW_l x                W is d x d, or the site is refused
 
-r [B, d] and g [B, L] are set for the duration of one forward. Arithmetic is float32 whatever the host's dtype.
+The update's factors are set for the duration of one forward (update.py).
 """
 
 from __future__ import annotations
@@ -18,21 +18,16 @@ from torch.utils.hooks import RemovableHandle
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.families import module_name
 from edgeadapt_train.adapters.base import Host
+from edgeadapt_train.adapters.himalaya.update import Update, apply_update
 
 
-def rank_one(y: Tensor, x: Tensor, r: Tensor, g: Tensor) -> Tensor:
-    """y + g r (r^T x): y, x [B, T, d], r [B, d], g [B] -> y's dtype."""
-    weight = g[:, None, None] * (x.float() @ r[:, :, None])
-    return (y.float() + weight * r[:, None, :]).to(y.dtype)
-
-
-class RankOneSites:
-    """The hooks, and the direction and gains that they currently use."""
+class Sites:
+    """The hooks, and the update that they currently make."""
 
     def __init__(self, host: Host, kind: str, modules: tuple[str, ...]) -> None:
         self._host, self.kind = host, kind
         self._handles: list[RemovableHandle] = []
-        self._current: tuple[Tensor, Tensor] | None = None
+        self._current: Update | None = None
         self._targets: list[list[tuple[str, nn.Linear]]] = []
         if kind == "square":
             wanted = tuple(map(module_name, modules))
@@ -70,9 +65,9 @@ class RankOneSites:
         self._handles.clear()
 
     @contextmanager
-    def using(self, r: Tensor, g: Tensor) -> Iterator[None]:
-        """r [B, d], g [B, L] for the forwards inside."""
-        before, self._current = self._current, (r, g)
+    def using(self, update: Update) -> Iterator[None]:
+        """Make this update in the forwards inside."""
+        before, self._current = self._current, update
         try:
             yield
         finally:
@@ -80,23 +75,21 @@ class RankOneSites:
 
     def _residual_hook(self, index: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            if self._current is None:
-                return output
-            r, g = self._current
             if isinstance(output, tuple):
-                return (rank_one(output[0], output[0], r, g[:, index]), *output[1:])
-            return rank_one(output, output, r, g[:, index])
+                return (self._updated(output[0], output[0], index), *output[1:])
+            return self._updated(output, output, index)
 
         return hook
 
     def _square_hook(self, index: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            if self._current is None:
-                return output
-            r, g = self._current
-            return rank_one(output, inputs[0], r, g[:, index])
+            return self._updated(output, inputs[0], index)
 
         return hook
+
+    def _updated(self, y: Tensor, x: Tensor, index: int) -> Tensor:
+        now = self._current
+        return y if now is None else apply_update(y, x, now.read, now.write, now.gains[:, index])
 
     def to_json(self) -> dict[str, Any]:
         if self.kind == "residual":
