@@ -29,6 +29,7 @@ from edgeadapt.files import locked, published_directory, sha256_of, storage_erro
 from edgeadapt.gguf_conversion import convert, require_converter
 from edgeadapt.progress import Progress, transfer
 
+SYNTHETIC = "synthetic:"  # before the name of a published shape with random weights (edgeadapt_export.synthetic)
 CONVERSION = 1  # raise it when the converted folder changes; older ones are then made anew
 _NEEDED = ("config.json", "tokenizer.json")
 _WANTED = (

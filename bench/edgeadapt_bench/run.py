@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 from typing import TypeVar
 
+from edgeadapt.backbones import SYNTHETIC
 from edgeadapt.bundle import MANIFEST, Bundle
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import write_json
@@ -24,6 +26,7 @@ from edgeadapt_bench.measure import Measurement, measure
 from edgeadapt_bench.report import BenchReport, now, sizes
 from edgeadapt_bench.workloads import DECODER, ENCODER, Mixed, Workload
 
+_SYNTHETIC = "synthetic: random weights in a published shape"
 Tell = Callable[[str], None]
 Report = TypeVar("Report", BenchReport, EmulatedReport, RemoteReport)
 
@@ -112,9 +115,14 @@ def _chosen(
         return Selection(encoder_variants(path, baselines)), ENCODER
     if path.is_file() and path.name != MANIFEST:
         raise EdgeAdaptError(f"{path}: neither a bundle directory nor an encoder's graph (.onnx)")
+    bundle = Bundle.open(path)
     if mixing and not baselines:
-        baselines = own.mixing(Bundle.open(path))
-    return select(Bundle.open(path), baselines, COMPETITORS if native_host else ()), DECODER
+        baselines = own.mixing(bundle)
+    found = select(bundle, baselines, COMPETITORS if native_host else ())
+    if bundle.manifest.backbone.id.startswith(SYNTHETIC):
+        noted = [replace(one, note="; ".join(filter(None, (_SYNTHETIC, one.note)))) for one in found.variants]
+        found = replace(found, variants=noted)
+    return found, DECODER
 
 
 def bench_words(
