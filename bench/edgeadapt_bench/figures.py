@@ -206,9 +206,13 @@ def _scaling(result: Result) -> list[Section]:
             title = PHASES[one.phase].title + per(one.phase, counted=result.emulated) + one.at
             figure = _count if result.emulated else _unit_of([value for _, _, (value, _, _) in one.points])
         legend = tuple((colours[name], name) for name in one.variants)
-        drawn.append(Figure(title, f"Over {one.over}.", one.svg(title, colours, figure), legend))
-    says = "User instructions" if result.emulated else "Medians, with their 95 % intervals"
-    return [Section("scaling", "What it grows with", f"{says}.", tuple(drawn))] if drawn else []
+        drawn.append(Figure(title, f"{one.over[0].upper()}{one.over[1:]}.", one.svg(title, colours, figure), legend))
+    says = "User instructions" if result.emulated else "Medians with their 95 % intervals"
+    return (
+        [Section("scaling", "What it grows with", f"{says}, over every size that was varied.", tuple(drawn))]
+        if drawn
+        else []
+    )
 
 
 def _memory(result: Result) -> Section:

@@ -21,6 +21,7 @@ FOOT = 26.0  # height of the axis' figures
 FEW = 40  # so many samples are drawn one by one, too
 LOGARITHMIC = 6.0  # times from the smallest to the largest figure, from which on the axis is logarithmic
 POINTS = 72  # of a density's outline
+ASIDE = 0.15  # share of a curve's width that its figures take on the left
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,12 @@ def curves(title: str, rows: Sequence[Curve], figure: Callable[[float], str], ov
     the ticks."""
     places = sorted({point[0] for row in rows for point in row.points})
     most = max(high for row in rows for _, _, _, high in row.points)
-    room = 0.05 * (places[-1] - places[0])
     spanning = places[-1] / places[0] >= LOGARITHMIC
-    ticks = tuple((place, f"{place:g}") for place in places)
-    low, high = (places[0] / 1.12, places[-1] * 1.12) if spanning else (places[0] - room, places[-1] + room)
-    axis = Axis(low, high, spanning, ticks)
+    first, final = (math.log(end) if spanning else end for end in (places[0], places[-1]))
+    span = (final - first) / (1 - ASIDE - 0.04)
+    ends = (first - ASIDE * span, final + 0.04 * span)
+    low, high = (math.exp(end) if spanning else end for end in ends)
+    axis = Axis(low, high, spanning, tuple((place, f"{place:g}") for place in places))
     levels = linear(0.0, most * 1.04 or 1.0, figure)
     bottom = 210.0
 
@@ -196,8 +198,8 @@ def curves(title: str, rows: Sequence[Curve], figure: Callable[[float], str], ov
             interval = "" if least == greatest else f" [{figure(least)} {figure(greatest)}]"
             words = escape(f"{row.name}, {over} {place:g}: {figure(value)}{interval}")
             if least < greatest:
-                ends = f"M{x:.1f} {height(least):.1f}V{height(greatest):.1f}"
-                parts.append(f'<path class="{row.kind} interval" d="{ends}"><title>{words}</title></path>')
+                bar = f"M{x:.1f} {height(least):.1f}V{height(greatest):.1f}"
+                parts.append(f'<path class="{row.kind} interval" d="{bar}"><title>{words}</title></path>')
             parts.append(
                 f'<circle class="{row.kind} point" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{words}</title></circle>'
             )

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from edgeadapt_bench import plots
 from edgeadapt_bench.blocks import THREADS, Block, Entry
 from edgeadapt_bench.results import FEWEST
+from edgeadapt_bench.tables import counted
 
 Estimate = tuple[float, float, float]  # value and interval; the value alone, three times, where there is none
 
@@ -32,7 +33,7 @@ class Series:
             )
             for name in names
         ]
-        return Markup(plots.curves(f"{title} over {self.over}", drawn, figure, self.over))
+        return Markup(plots.curves(f"{title}: {self.over}", drawn, figure, self.over.rpartition(" ")[2]))
 
     @property
     def variants(self) -> list[str]:
@@ -51,16 +52,20 @@ def _over(block: Block, size: str) -> list[Series]:
     for entry in block.entries:
         apart.setdefault((*entry.sizes[:place], *entry.sizes[place + 1 :]), []).append(entry)
     others = [name for name in block.vary if name != size]
-    over = THREADS if size == THREADS else f"{size} of {block.title.partition(',')[0]}"
+    over = f"{block.title.partition(',')[0]}, over {size}"
     made = []
     for rest, entries in apart.items():
-        at = "".join(f", {name} {value}" for name, value in zip(others, rest, strict=True))
+        at = "".join(f", {_words(name, value)}" for name, value in zip(others, rest, strict=True))
         for phase in block.phases:
             rows = [(entry, entry.rows[phase]) for entry in entries if phase in entry.rows]
             points = tuple((entry.sizes[place], entry.variant, _estimate(row)) for entry, row in rows)
             made.append(Series(phase, at, over, points))
         made.append(Series(None, at, over, _held(entries, place)))
     return made
+
+
+def _words(size: str, value: int) -> str:
+    return counted(value, "thread") if size == THREADS else f"{size} {value}"
 
 
 def _held(entries: Sequence[Entry], place: int) -> tuple[tuple[int, str, Estimate], ...]:
