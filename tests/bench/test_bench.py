@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgeadapt.bundle import Bundle
+from edgeadapt.cli import main
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import sha256_of
 from edgeadapt.ops.library import library_path
@@ -125,6 +126,16 @@ def test_quick_is_bounded(exported: Exported) -> None:
     )
     assert time.monotonic() - began < 9
     assert names(found, "decode") == {"bare", "himalaya"}
+
+
+def test_the_bundle_is_the_one_here_if_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--quick"])
+    assert ended.value.code == 2
+    assert "edgeadapt: bundle: no such bundle directory" in capsys.readouterr().err
 
 
 def test_baselines_by_name_and_by_path(exported: Exported, tmp_path: Path) -> None:

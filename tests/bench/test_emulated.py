@@ -12,6 +12,8 @@ import pytest
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_bench.devices import emulated
+from edgeadapt_bench.devices.board import is_raspberry_pi_4
+from edgeadapt_bench.devices.machine import HERE
 from edgeadapt_bench.emulation import bench as emulated_bench
 from edgeadapt_bench.emulation import cpio, table, tools
 from edgeadapt_bench.emulation.counts import Counts
@@ -195,6 +197,15 @@ def test_what_is_the_same_graph_is_counted_once(exported: Exported, monkeypatch:
     found = bench(exported("himalaya", "int4"), device="emulated", baselines=["lora8-merged"], tell=lambda _: None)
     assert booted == ["bare.onnx", "model.onnx"]
     assert [row.origin.variant for row in found.rows] == ["bare", "himalaya", "lora8-merged"]
+
+
+@pytest.mark.skipif(is_raspberry_pi_4(HERE), reason="this is a Raspberry Pi 4, which is measured itself")
+def test_rpi4_says_that_it_is_emulated(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    played(monkeypatch, lambda *_: answer())
+    told: list[str] = []
+    found = bench(exported("himalaya", "int4"), device="rpi4", baselines=["bare"], tell=told.append).to_json()
+    assert told[0].startswith("this machine is no Raspberry Pi 4: its processor is emulated")
+    assert (found["device"]["name"], found["device"]["emulated"]) == ("rpi4", True)
 
 
 def test_only_one_thread_can_be_counted(exported: Exported) -> None:

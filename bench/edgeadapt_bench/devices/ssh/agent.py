@@ -35,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 SILENCE_S = 60.0  # the other end says something every ten
@@ -66,7 +67,7 @@ class Agent:
             raise Refused("another `edgeadapt bench` is at work there; wait until it has ended") from None
         self._sweep()  # after a loss of power
         tell(ready=True, machine=platform.machine(), model=_text("/proc/device-tree/model"))
-        answers = {
+        answers: dict[str, Callable[..., dict[str, object]]] = {
             "have": self.have,
             "put": self.put,
             "bundle": self.bundle,
@@ -161,12 +162,14 @@ class Agent:
         folder = Path(tempfile.mkdtemp(dir=str(self._folder("runs"))))
         out = folder / "report.json"
         command = [python, "-m", "edgeadapt", "bench", *words, "--json", str(out)]
-        code, said = self._program(command, folder, lambda line: line.startswith(MARK) or tell(say=line))
+        code, said = self._program(command, folder, _tell_progress)
         if code:
             raise Refused(said[len(MARK) :] if said.startswith(MARK) else "the bench there failed" + _quoted(said))
         return {"report": json.loads(out.read_text(encoding="utf-8"))}
 
-    def _program(self, command, cwd=None, hear=lambda line: None):
+    def _program(
+        self, command: list[str], cwd: Path | None = None, hear: Callable[[str], object] | None = None
+    ) -> tuple[int, str]:
         """Run a program: its exit code and the last line that it said on standard error; `hear` is given each.
 
         It ends, with all that it has started, when this call does.
@@ -175,6 +178,7 @@ class Agent:
         child = subprocess.Popen(
             command, stdin=quiet, stdout=quiet, stderr=subprocess.PIPE, cwd=cwd and str(cwd), start_new_session=True
         )
+        assert child.stderr is not None
         stderr, heard, last, rest = child.stderr.fileno(), time.monotonic(), "", b""
         try:
             while True:
@@ -191,7 +195,8 @@ class Agent:
                         break
                     *lines, rest = (rest + piece).split(b"\n")
                     for line in filter(None, (line.decode("utf-8", "replace").strip() for line in lines)):
-                        hear(line)
+                        if hear is not None:
+                            hear(line)
                         last = line
             if child.wait() and "No space left on device" in last:
                 raise OSError(errno.ENOSPC, last)
@@ -212,6 +217,11 @@ class Agent:
         folder = self._store / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _tell_progress(line: str) -> None:
+    if not line.startswith(MARK):
+        tell(say=line)
 
 
 def tell(**values: object) -> None:
