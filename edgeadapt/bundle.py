@@ -18,8 +18,10 @@ from typing import Any, Literal
 
 from edgeadapt import bundle_checks
 from edgeadapt.bundle_checks import check_contents, check_directory
+from edgeadapt.energy.envelope import EnergyEnvelope
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import inside, published_directory, recover_directory, sha256_of, write_json
+from edgeadapt.heads import Pooling
 from edgeadapt.manifest import AdapterBytes, check_format, check_hash, check_name, check_positive
 from edgeadapt.records import decode, encode, read_json
 from edgeadapt.tasks import TaskSpec
@@ -46,7 +48,10 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class BundleBackbone:
-    """The backbone's identity and the shapes that a runtime needs. `eos`: token ids that end an answer."""
+    """The backbone's identity and the shapes that a runtime needs. `eos`: token ids that end an answer.
+
+    A decoder continues a text; an encoder sees all of it at once, and is asked by heads (edgeadapt.heads).
+    """
 
     id: str
     revision: str
@@ -58,6 +63,7 @@ class BundleBackbone:
     vocab_size: int
     context_length: int
     eos: tuple[int, ...]
+    kind: Literal["decoder", "encoder"] = "decoder"
 
     def __post_init__(self) -> None:
         sizes = ("num_layers", "num_kv_heads", "head_dim", "hidden_size", "vocab_size", "context_length")
@@ -107,13 +113,14 @@ class AdapterEntry:
     """One adapter of a bundle. `inputs`: the base graph's inputs that it fills.
 
     graph: `graph` computes them, from (pool, task) or less. lowrank: `parts` puts them together from the tensors in
-    `weights`. merged: it lives in the base weights and has no inputs.
+    `weights`. spectral: the runtime plans them from the tensors in `weights`, within `envelope`. merged: it lives in
+    the base weights and has no inputs. On an encoder `heads` is the file of the tasks' heads (edgeadapt.heads).
     """
 
     name: str
     method: str
     variant: str
-    kind: Literal["graph", "lowrank", "merged"]
+    kind: Literal["graph", "lowrank", "spectral", "merged"]
     inputs: tuple[str, ...]
     sites: Mapping[str, Any]
     bytes: AdapterBytes
@@ -121,16 +128,27 @@ class AdapterEntry:
     graph: str | None = None
     weights: str | None = None
     parts: tuple[LowRankPart, ...] = ()
+    heads: str | None = None
+    pooling: Pooling | None = None
+    envelope: EnergyEnvelope | None = None
 
     def __post_init__(self) -> None:
         check_name("adapter", self.name)
         where = f"adapter {self.name}"
         if (self.kind == "graph") != (self.graph is not None):
             raise EdgeAdaptError(f"{where}: a graph of its own is what kind 'graph' has, and no other kind")
-        if (self.kind == "lowrank") != (self.weights is not None) or (self.kind == "lowrank") != bool(self.parts):
-            raise EdgeAdaptError(f"{where}: weights and parts are what kind 'lowrank' has, and no other kind")
+        if (self.kind in ("lowrank", "spectral")) != (self.weights is not None):
+            raise EdgeAdaptError(f"{where}: weights are what kinds 'lowrank' and 'spectral' have, and no other kind")
+        if (self.kind == "lowrank") != bool(self.parts) or (self.kind == "spectral") != (self.envelope is not None):
+            raise EdgeAdaptError(
+                f"{where}: parts are what kind 'lowrank' has, and an envelope what kind 'spectral' has"
+            )
+        if self.envelope is not None and sorted(self.envelope.inputs) != sorted(self.inputs):
+            raise EdgeAdaptError(f"{where}: its envelope fills other inputs than it declares")
         if (self.kind == "merged") == bool(self.inputs):
             raise EdgeAdaptError(f"{where}: kind {self.kind!r} with inputs {list(self.inputs)} does not fit together")
+        if (self.heads is None) != (self.pooling is None):
+            raise EdgeAdaptError(f"{where}: a file of heads and their pooling go together")
         filled = [name for part in self.parts for name in part.inputs]
         if self.parts and sorted(filled) != sorted(self.inputs):
             raise EdgeAdaptError(f"{where}: its parts fill other inputs than it declares")
@@ -161,11 +179,15 @@ class BundleManifest:
         names = [adapter.name for adapter in self.adapters]
         if len(set(names)) < len(names):
             raise EdgeAdaptError(f"two adapters have the same name: {', '.join(names)}")
+        encodes = self.backbone.kind == "encoder"
+        if other := next((one for one in self.adapters if (one.heads is not None) != encodes), None):
+            raise EdgeAdaptError(f"adapter {other.name}: task heads are what an encoder's adapters have, and no others")
         if "model" not in self.graphs:
             raise EdgeAdaptError("no graph is called 'model'")
         if not self.files:
             return  # not sealed yet
-        needed = [*self.graphs.values(), *(name for one in self.adapters for name in (one.graph, one.weights) if name)]
+        owned = (name for one in self.adapters for name in (one.graph, one.weights, one.heads) if name)
+        needed = [*self.graphs.values(), *owned]
         if missing := [name for name in needed if name not in self.files]:
             raise EdgeAdaptError(f"{missing[0]!r} is used but not in the list of files")
 

@@ -3,7 +3,7 @@
 listed files      present, regular, of the listed size and SHA-256
 every file        no link, device or pipe; no native code and no pickle, by its name or its first bytes
 *.onnx            well-formed; weights outside lie in a listed file beside the graph, within its bounds
-*.safetensors     well-formed; low-rank factors fit the product that they are added to
+*.safetensors     well-formed; low-rank factors fit the product that they are added to, heads their tasks
 *.json            strict JSON; genai_config.json names no library
 """
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edgeadapt.cache import remembered_sha256
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import inside
+from edgeadapt.heads import bias_name, weight_name
 from edgeadapt.onnxscan import scan
 from edgeadapt.records import read_json
 from edgeadapt.tensors import shapes
@@ -112,6 +113,8 @@ def check_contents(root: Path, manifest: BundleManifest) -> None:
     for adapter in manifest.adapters:
         if adapter.weights is not None:
             _check_factors(root, adapter)
+        if adapter.heads is not None:
+            _check_heads(root, adapter, manifest.backbone.hidden_size)
 
 
 def _check_graph(root: Path, name: str, manifest: BundleManifest) -> None:
@@ -145,6 +148,16 @@ def _check_factors(root: Path, adapter: AdapterEntry) -> None:
                 raise EdgeAdaptError(f"{path}: {block.a} is {kind} and {block.b} is {other}; int8 alone has scales")
             if block.scales is not None and scales != ("F32", a[1:]):
                 raise EdgeAdaptError(f"{path}: {block.scales} is {scales[0]} {list(scales[1])}, not F32 {list(a[1:])}")
+
+
+def _check_heads(root: Path, adapter: AdapterEntry, width: int) -> None:
+    path = root / str(adapter.heads)
+    known = shapes(path)
+    for number, task in enumerate(adapter.tasks):
+        count = len(task.choices)
+        for name, shape in ((weight_name(number), (count, width)), (bias_name(number), (count,))):
+            if known.get(name) != ("F16", shape):
+                raise EdgeAdaptError(f"{path}: task {task.name} needs {name} in F16 {list(shape)}; export it again")
 
 
 def _has_key(value: Any, key: str) -> bool:

@@ -7,6 +7,9 @@
                  an adapter whose inputs are not zero    changes the logits: it is not silently without effect
                  kernels on                              = kernels off, within `SLACK` times what scaling the adapter's
                                                          inputs by 1 + n, n in `NUDGES`, does to the logits
+                 of an encoder the last hidden states are looked at in the place of logits
+
+    energy       of an adapter that plans it: verify_plans.py
 
 The last yardstick is measured because it differs by four orders of magnitude: with fp32 weights, rounding moves the
 logits by 1e-6 of the largest; int4 and int8 products also quantise their activations, and one rounding that falls to
@@ -20,7 +23,8 @@ The bundle carries a probe graph for each op (one node, all inputs open), since 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +37,11 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.onnxscan import scan
 from edgeadapt.ops import DOMAIN, OPS, Case, Op
 from edgeadapt.ops.library import library_path
+from edgeadapt.ops.registry import ATTRIBUTES
 from edgeadapt.runtime import session
-from edgeadapt.runtime.engine import Engine
+from edgeadapt.runtime.adapted import Adapted
+from edgeadapt.runtime.opening import open_bundle
+from edgeadapt.verify_plans import ONLY_PLANNED, plan_checks
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -111,9 +118,11 @@ def verify(bundle: Path, *, threads: int = 1) -> VerifyReport:
     rows = [Check("integrity", f"{count} files, {opened.size / 1e6:.1f} MB", "as listed", passed=True)]
     rows += op_checks(opened, threads)
     rows += graph_checks(opened, threads)
+    plans = [Check(*row) for row in plan_checks(opened, threads)]
     library = library_path()
     note = "no op library on this machine: kernels were not checked" if library is None else f"op library: {library}"
-    return VerifyReport(str(bundle), tuple(rows), (note,))
+    notes = (note, ONLY_PLANNED) if plans and library is None else (note,)
+    return VerifyReport(str(bundle), (*rows, *plans), notes)
 
 
 def op_checks(bundle: Bundle, threads: int) -> Iterator[Check]:
@@ -135,20 +144,20 @@ def op_checks(bundle: Bundle, threads: int) -> Iterator[Check]:
 
 
 def graph_checks(bundle: Bundle, threads: int) -> Iterator[Check]:
-    """The decoder graph as a whole: with and without an adapter's values, with and without kernels."""
-    engine = Engine.open(bundle.root, threads=threads, ops="off")
+    """The model's graph as a whole: with and without an adapter's values, with and without kernels."""
+    engine = open_bundle(bundle.root, threads=threads, ops="off")
     rng = np.random.default_rng(0)
-    ids = [int(token) for token in rng.integers(0, engine.decoder.vocabulary_size, _PROMPT_TOKENS)]
-    kernels = None if library_path() is None else Engine.open(bundle.root, threads=threads, ops="auto")
-    zero = _logits(engine, ids)
+    ids = [int(token) for token in rng.integers(0, engine.vocabulary_size, _PROMPT_TOKENS)]
+    kernels = None if library_path() is None else open_bundle(bundle.root, threads=threads, ops="auto")
+    zero = _response(engine, ids)
     floor = QUANTISED if "QuantMatMul" in _ops_used(bundle) else FLOOR
     if "bare" in bundle.manifest.graphs and not any(item.kind == "merged" for item in bundle.manifest.adapters):
-        bare = _logits(Engine.open(bundle.root, graph="bare", threads=threads, ops="off"), ids)
+        bare = _response(open_bundle(bundle.root, graph="bare", threads=threads, ops="off"), ids)
         difference = float(np.abs(zero - bare).max())
         yield Check("graph: zero inputs = bare", f"{difference:.2e}", "0", passed=difference == 0)
     for entry in bundle.manifest.adapters:
         task = entry.tasks[0].name if entry.tasks else None
-        used = _logits(engine, ids, entry.name, task)
+        used = _response(engine, ids, entry.name, task)
         if entry.inputs:
             silent = [name for name, value in engine.inputs(ids).items() if not value.numpy().any()]
             effect = float(np.abs(used - zero).max())
@@ -156,20 +165,18 @@ def graph_checks(bundle: Bundle, threads: int) -> Iterator[Check]:
             yield Check(f"graph: {entry.name} has an effect", f"{effect:.2e}", wanted, passed)
         if kernels is not None:
             allowed = max(SLACK * _sensitivity(engine, ids, used), floor * float(np.abs(used).max()))
-            difference = float(np.abs(_logits(kernels, ids, entry.name, task) - used).max())
+            difference = float(np.abs(_response(kernels, ids, entry.name, task) - used).max())
             name = f"graph: {entry.name}, kernels = bodies"
             yield Check(name, f"{difference:.2e}", f"{allowed:.2e}", passed=difference <= allowed)
 
 
-def _sensitivity(engine: Engine, ids: list[int], expected: np.ndarray) -> float:
-    """Largest change of the logits [V] over `NUDGES` of the adapter's inputs. Leaves the engine unadapted."""
+def _sensitivity(engine: Adapted, ids: list[int], expected: np.ndarray) -> float:
+    """Largest change of the response over `NUDGES` of the adapter's inputs."""
     inputs = {name: value.numpy() for name, value in engine.inputs(ids).items()}
     largest = 0.0
     for nudge in NUDGES:
-        engine.decoder.feed(
-            {name: ort.OrtValue.ortvalue_from_numpy(_nudged(value, nudge)) for name, value in inputs.items()}
-        )
-        largest = max(largest, float(np.abs(engine.decoder.prefill(ids) - expected).max()))
+        nudged = {name: ort.OrtValue.ortvalue_from_numpy(_nudged(value, nudge)) for name, value in inputs.items()}
+        largest = max(largest, float(np.abs(engine.respond(ids, nudged) - expected).max()))
     return largest
 
 
@@ -192,7 +199,7 @@ def _op_check(op: Op, runner: ort.InferenceSession, view: str) -> Check:
     worst, count, where = 0.0, 0, ""
     for seed in SEEDS:
         for case in op.cases(np.random.default_rng(seed)):
-            if not _takes(runner, case.inputs):
+            if not _takes(runner, case):
                 continue
             count += 1
             share = _share(op, case, runner)
@@ -232,8 +239,12 @@ def _ops_used(bundle: Bundle) -> set[str]:
     return {op.removeprefix(prefix) for path in graphs for op in scan(path).operators if op.startswith(prefix)}
 
 
-def _takes(runner: ort.InferenceSession, inputs: Mapping[str, np.ndarray]) -> bool:
-    """Are these the probe's inputs, by name, element type, and every dimension that it fixes?"""
+def _takes(runner: ort.InferenceSession, case: Case) -> bool:
+    """Are these the probe's attributes, and its inputs by name, element type, and every dimension that it fixes?"""
+    said = runner.get_modelmeta().custom_metadata_map.get(ATTRIBUTES)
+    if said is not None and json.loads(said) != dict(case.attributes):
+        return False
+    inputs = case.inputs
     names = {"float32": "float", "float64": "double"}
     wanted = {item.name: item for item in runner.get_inputs()}
     return wanted.keys() == inputs.keys() and all(
@@ -245,9 +256,9 @@ def _takes(runner: ort.InferenceSession, inputs: Mapping[str, np.ndarray]) -> bo
     )
 
 
-def _logits(engine: Engine, ids: list[int], adapter: str | None = None, task: str | None = None) -> np.ndarray:
-    """Logits after the prompt, asked as an adapter's task, [V] float32."""
+def _response(engine: Adapted, ids: list[int], adapter: str | None = None, task: str | None = None) -> np.ndarray:
+    """What the graph gives for the prompt, asked as an adapter's task: a decoder's logits, an encoder's states."""
     engine.use(adapter)
     if adapter is not None and task is not None:
         engine.task(task)
-    return engine.prefill(ids).copy()
+    return engine.respond(ids)

@@ -34,9 +34,9 @@ from edgeadapt.runtime.kv_cache import empty_past
 from edgeadapt.runtime.session import create
 from edgeadapt.tasks import encode_prompt, encode_target
 from edgeadapt.text import TextCodec
-from edgeadapt_export.assemble import base_graph, geometry
 from edgeadapt_export.backbones import decoder
 from edgeadapt_export.calibration import quantised_weights
+from edgeadapt_export.decoder_source import base_graph, geometry
 from edgeadapt_export.parity import kl_divergence
 from edgeadapt_export.passes import apply
 from edgeadapt_export.passes.quantise import QuantiseWeights

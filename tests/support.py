@@ -1,7 +1,8 @@
 """Tiny backbones and synthetic runs for tests: real formats, random values, made in well under a second each.
 
 backbone = tiny_backbone(tmp_path / "backbone")            a Hugging Face folder: Llama-like, tied embedding
-run = make_run(tmp_path / "run", "himalaya", backbone)     a finished run directory with a random, nonzero adapter
+run = make_run(tmp_path / "run", "himalaya", backbone)     a finished run directory with a random, nonzero adapter, and
+                                                           with heads if the backbone is tiny_encoder's
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from edgeadapt.codecs import int8, three_bit
+from edgeadapt.families import is_encoder
+from edgeadapt.heads import TERM, Pooling, bias_name, is_head, weight_name
 from edgeadapt.manifest import PROTECTION, AdapterBytes
 from edgeadapt.rundir import AdapterManifest, BackboneRef, RunDir, write_adapter, write_config
 from edgeadapt.tasks import TaskSpec
@@ -168,20 +171,19 @@ def make_run(
     modules: tuple[str, ...] = ("q_proj", "v_proj"),
     tasks: tuple[TaskSpec, ...] = TASKS,
     gain: float = 0.3,
+    pooling: Pooling = "mean",
     seed: int = 0,
 ) -> RunDir:
     """A finished run of `method` ("himalaya" or "lora") on a backbone folder, with random nonzero values.
 
     `site` ("residual", or "square" on q_proj and o_proj) and `pool` are HIMALAYA's, `modules` LoRA's; `gain` scales
-    what the adapter does in either (0: nothing).
+    what the adapter does in either (0: nothing); `pooling` is that of the heads on an encoder.
     """
     from edgeadapt.backbones import resolve
     from edgeadapt.records import read_json
 
     config: dict[str, Any] = read_json(backbone / "config.json")
-    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-    head = config.get("head_dim") or hidden // config["num_attention_heads"]
-    key_width, inner = config["num_key_value_heads"] * head, config["intermediate_size"]
+    hidden, layers, key_width, inner = _sizes(config)
     found = resolve(str(backbone))
     if method == "himalaya":
         tensors = himalaya_tensors(hidden, layers, len(tasks), gain=gain, seed=seed)
@@ -199,6 +201,9 @@ def make_run(
         terms = {"factors": sum(int(array.nbytes) for array in tensors.values())}
     else:
         raise ValueError(f"no synthetic run for method {method!r}")
+    if is_encoder(config):
+        tensors |= head_tensors(tasks, hidden, seed)
+        terms[TERM] = sum(array.nbytes for name, array in tensors.items() if is_head(name))
     deployed = sum(terms.values())
     manifest = AdapterManifest(
         format=1,
@@ -208,10 +213,31 @@ def make_run(
         sites=sites,
         tasks=tasks,
         bytes=AdapterBytes(terms, deployed, deployed, 3 * deployed, max(2_500_000, deployed)),
+        pooling=pooling if is_encoder(config) else None,
     )
     path.mkdir(parents=True, exist_ok=True)
     write_config(path, f"adapter: {{method: {method}}}\n")
     return write_adapter(path, manifest, tensors)
+
+
+def head_tensors(tasks: tuple[TaskSpec, ...], hidden: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random heads of an encoder's tasks, float16."""
+    rng = np.random.default_rng(seed)
+    made = {}
+    for number, task in enumerate(tasks):
+        made[weight_name(number)] = rng.standard_normal((len(task.choices), hidden)).astype(np.float16)
+        made[bias_name(number)] = rng.standard_normal(len(task.choices)).astype(np.float16)
+    return made
+
+
+def _sizes(config: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Width, layers, width of a key, inner width."""
+    if config["model_type"] == "distilbert":
+        return config["dim"], config["n_layers"], config["dim"], config["hidden_dim"]
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    key_heads = config.get("num_key_value_heads", heads)
+    key_width = key_heads * (config.get("head_dim") or hidden // heads)
+    return hidden, config["num_hidden_layers"], key_width, config["intermediate_size"]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ lowrank     its factors are the inputs. Modules that the base graph packs into o
                 A = [A_1 | A_2 ...]  [d, R]      B = block rows  [R, width],  B_i's columns from its offset on
             so that x A B adds x A_i B_i to the columns of module i and nothing to the others. int8 factors bring their
             scales s = [s_1 | s_2 ...]  [R].
+spectral    stored directions, and a plan for every token (spectral.py)
 merged      lives in the base weights: no inputs, nothing to switch.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnxruntime as ort
@@ -24,6 +25,7 @@ from safetensors import safe_open
 
 from edgeadapt.bundle import AdapterEntry, Bundle, LowRankPart
 from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.runtime.spectral import Embeddings, SpectralAdapter
 from edgeadapt.tasks import TaskSpec
 
 POOL, TASK = "pool", "task"
@@ -40,6 +42,19 @@ class Adapter(Protocol):
 
     def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
         """Values of the base graph's adapter inputs for one prompt, asked as task number `task` of this adapter."""
+        ...
+
+    def feeds_of(self, rows: Sequence[Sequence[int]], task: int | None) -> Feeds:
+        """The same for a batch of prompts."""
+        ...
+
+
+@runtime_checkable
+class Tokenwise(Protocol):
+    """An adapter with inputs that hold a row per token: what `feeds` gives is the prompt's."""
+
+    def appended(self, tokens: Sequence[int]) -> Mapping[str, np.ndarray]:
+        """The rows of tokens behind the prompt, by input."""
         ...
 
 
@@ -72,25 +87,28 @@ class GraphAdapter:
         self._kept: dict[int, Feeds] = {}
 
     def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
+        return self.feeds_of([ids], task)
+
+    def feeds_of(self, rows: Sequence[Sequence[int]], task: int | None) -> Feeds:
         if TASK in self._asked and task is None:
             if len(self.tasks) != 1:
                 known = ", ".join(item.name for item in self.tasks)
                 raise EdgeAdaptError(f"adapter {self.name} acts by task; choose one with --task: {known}")
             task = 0
         if POOL in self._asked:
-            return self.computed(self._pool(pooled_part(self._sites, ids)), task)
+            return self.computed(np.concatenate([self._pool(pooled_part(self._sites, ids)) for ids in rows]), task)
         number = task if TASK in self._asked and task is not None else 0
         if number not in self._kept:
             self._kept = {number: self.computed(None, number)}  # of one task at a time: they may be large
         return self._kept[number]
 
     def computed(self, pool: np.ndarray | None, task: int | None) -> Feeds:
-        """The adapter inputs for a pooled embedding [1, d] float32 and a task, if the graph asks for them."""
+        """The adapter inputs for pooled embeddings [B, d] float32 and a task, if the graph asks for them."""
         binding = self._session.io_binding()
         if POOL in self._asked:
             binding.bind_cpu_input(POOL, np.ascontiguousarray(pool, dtype=np.float32))
         if TASK in self._asked:
-            binding.bind_cpu_input(TASK, np.array([task], dtype=np.int64))
+            binding.bind_cpu_input(TASK, np.full(1 if pool is None else len(pool), task, dtype=np.int64))
         for name in self._names:
             binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(binding)
@@ -109,6 +127,9 @@ class LowRankAdapter:
     def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
         return self._feeds
 
+    def feeds_of(self, rows: Sequence[Sequence[int]], task: int | None) -> Feeds:
+        return self._feeds
+
 
 class StillAdapter:
     """An adapter that is part of the base weights."""
@@ -120,17 +141,31 @@ class StillAdapter:
     def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
         return {}
 
+    def feeds_of(self, rows: Sequence[Sequence[int]], task: int | None) -> Feeds:
+        return {}
 
-def load(entry: AdapterEntry, bundle: Bundle, inputs: Mapping[str, str], pool: Pool, session: MakeSession) -> Adapter:
+
+def load(
+    entry: AdapterEntry,
+    bundle: Bundle,
+    inputs: Mapping[str, str],
+    *,
+    pool: Pool,
+    embeddings: Embeddings,
+    session: MakeSession,
+) -> Adapter:
     """Load an adapter of a bundle.
 
     Args:
         inputs: the base graph's inputs and their types, as ONNX Runtime names them ("tensor(float)").
         pool: token ids -> mean embedding [1, d] float32.
+        embeddings: token ids -> embeddings [T, d] float32.
         session: makes a session for the adapter's own small graph.
     """
     if entry.graph is not None:
         return GraphAdapter(entry, session(bundle.path(entry.graph)), pool)
+    if entry.weights is not None and entry.kind == "spectral":
+        return SpectralAdapter(entry, bundle.path(entry.weights), embeddings)
     if entry.weights is not None:
         return LowRankAdapter(entry, bundle.path(entry.weights), inputs)
     return StillAdapter(entry)
@@ -175,13 +210,15 @@ def pack(part: LowRankPart, tensor: Callable[[str], np.ndarray]) -> dict[str, np
     return values
 
 
-def dtype_of(kind: str) -> type[np.floating | np.int8]:
+def dtype_of(kind: str) -> type[np.floating | np.integer]:
     """NumPy's type for ONNX Runtime's name of it."""
-    kinds: dict[str, type[np.floating | np.int8]] = {
+    kinds: dict[str, type[np.floating | np.integer]] = {
         "tensor(float)": np.float32,
         "tensor(float16)": np.float16,
         "tensor(int8)": np.int8,
+        "tensor(uint8)": np.uint8,
+        "tensor(int64)": np.int64,
     }
     if kind not in kinds:
-        raise EdgeAdaptError(f"adapter inputs are float32, float16 or int8, not {kind}")
+        raise EdgeAdaptError(f"adapter inputs are float32, float16, int8, uint8 or int64, not {kind}")
     return kinds[kind]

@@ -1,6 +1,7 @@
 """What `edgeadapt run` does: read a prompt or lines of standard input, answer each, print the answer.
 
 a classification task     label, then each choice's probability
+a task of words           each word with its label (an encoder's bundle)
 a generation task         the task's prompt around the text; text as it is generated
 no task                   the model's chat format around the text; text as it is generated
 """
@@ -16,8 +17,10 @@ from typing import Any, TextIO
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.runtime.classify import Classification
+from edgeadapt.runtime.encoder import EncoderEngine, Tags
 from edgeadapt.runtime.engine import Engine
 from edgeadapt.runtime.generate import Sampling
+from edgeadapt.runtime.opening import open_bundle
 from edgeadapt.tasks import TaskSpec, encode_prompt
 
 STDIN = "-"
@@ -46,7 +49,7 @@ def answer(
     """
     if prompt != STDIN and not prompt.strip():
         raise EdgeAdaptError("the prompt is empty; give some text, or '-' to read standard input")
-    engine = Engine.open(bundle, threads=threads)
+    engine = open_bundle(bundle, threads=threads)
     if adapter is not None:
         engine.use(adapter)
     spec = engine.task(task) if task is not None else None
@@ -67,11 +70,20 @@ def _write(pieces: Iterator[str], sink: TextIO) -> None:
         sink.flush()
 
 
-def reply(engine: Engine, task: TaskSpec | None, text: str, sampling: Sampling, as_json: bool) -> Iterator[str]:
+def reply(
+    engine: Engine | EncoderEngine, task: TaskSpec | None, text: str, sampling: Sampling, as_json: bool
+) -> Iterator[str]:
     """The pieces of text that answer one prompt; they end with a newline."""
+    if isinstance(engine, EncoderEngine) and task is None:
+        known = ", ".join(one.name for entry in engine.bundle.manifest.adapters for one in entry.tasks)
+        raise EdgeAdaptError(f"{engine.bundle.root}: an encoder answers tasks alone; choose one with --task: {known}")
     if task is not None and task.kind == "classification":
         found = engine.classify(text)
         yield (json.dumps({"text": text, **found.to_json()}, ensure_ascii=False) if as_json else render(found)) + "\n"
+        return
+    if isinstance(engine, EncoderEngine):
+        tags = engine.tag(text)
+        yield (json.dumps(tags.to_json(), ensure_ascii=False) if as_json else render_tags(tags)) + "\n"
         return
     codec = engine.codec
     if task is not None:
@@ -105,6 +117,11 @@ def render(found: Classification) -> str:
     """A label and its probabilities, likeliest first, on one line."""
     ranked = sorted(found.probabilities.items(), key=lambda item: -item[1])
     return f"{found.label}\t" + "  ".join(f"{choice} {share:.3f}" for choice, share in ranked)
+
+
+def render_tags(found: Tags) -> str:
+    """Every word with its label, on one line: Ada/B-PER lives/O."""
+    return " ".join(f"{word}/{label}" for word, label in zip(found.words, found.labels, strict=True))
 
 
 def lines(source: TextIO) -> Iterator[str]:

@@ -15,7 +15,7 @@ the prompt's keys and values once per choice, while going back in the cache cost
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -25,6 +25,8 @@ from edgeadapt.runtime.adapters import dtype_of
 from edgeadapt.runtime.kv_cache import PAST, KvCache, KvLayout
 
 IDS, MASK, LOGITS, LOGITS_FROM = "input_ids", "attention_mask", "logits", "logits_from"
+TOKENS = "sequence_length"  # the dimension of an adapter input that holds a row per token of a run
+Appended = Callable[[Sequence[int]], Mapping[str, np.ndarray]]
 
 
 class Decoder:
@@ -58,6 +60,9 @@ class Decoder:
         self.context_length = context_length
         self.chunk = chunk
         self._zeros = {item.name: zero_of(item) for item in inputs if item.name in self.adapter_inputs}
+        self._row_inputs = tuple(
+            item.name for item in inputs if item.name in self.adapter_inputs and TOKENS in item.shape
+        )
         self._mask = np.ones((1, context_length), dtype=np.int64)
         self._step_ids = np.zeros((1, 1), dtype=np.int64)
         self._row = np.zeros((1, 1, vocabulary), dtype=np.float32)
@@ -70,6 +75,7 @@ class Decoder:
         for binding in (self._step, self._prompt):
             binding.bind_output(LOGITS, "cpu", 0, np.float32, self._row.shape, self._row.ctypes.data)
         self._fed: dict[str, ort.OrtValue] = {}
+        self._rows_bound: dict[str, np.ndarray] = {}
         self._cache = KvCache(self._layout, 0)
         self._last: np.ndarray | None = None
         self.feed({})
@@ -79,15 +85,21 @@ class Decoder:
         """Tokens in the cache."""
         return self._cache.length
 
-    def feed(self, values: Mapping[str, ort.OrtValue]) -> None:
-        """Bind the adapter's inputs, until the next call. Those not given become zero."""
+    def feed(self, values: Mapping[str, ort.OrtValue], appended: Appended | None = None) -> None:
+        """Bind the adapter's inputs, until the next call. Those not given become zero.
+
+        An input with a row per token is given for the prompt; `appended` makes the rows of tokens behind it.
+        """
         unknown = sorted(set(values) - set(self.adapter_inputs))
         if unknown:
             raise EdgeAdaptError(f"the graph has no input {unknown[0]!r}; this adapter belongs to another graph")
         self._fed = {**self._zeros, **values}  # kept: a binding does not own what it is given
+        self._appended = appended
+        self._planned = {name: self._fed[name].numpy() for name in self._row_inputs}
         for binding in self._bindings:
             for name, value in self._fed.items():
-                binding.bind_ortvalue_input(name, value)
+                if name not in self._planned:
+                    binding.bind_ortvalue_input(name, value)
 
     def prefill(self, ids: Sequence[int], room: int = 0) -> np.ndarray:
         """Start anew with a prompt, and keep room for `room` more tokens.
@@ -116,7 +128,7 @@ class Decoder:
         """Append one token. Returns the logits after it, [V] float32; valid until the next call."""
         self._cache.check(1)
         self._step_ids[0, 0] = token
-        self._execute(self._step, 1)
+        self._execute(self._step, self._step_ids[0])
         self._last = None
         row: np.ndarray = self._row[0, 0]
         return row
@@ -165,10 +177,13 @@ class Decoder:
     def _append(self, binding: ort.IOBinding, tokens: np.ndarray) -> None:
         self._cache.check(len(tokens))
         binding.bind_input(IDS, "cpu", 0, np.int64, (1, len(tokens)), tokens.ctypes.data)
-        self._execute(binding, len(tokens))
+        self._execute(binding, tokens)
 
-    def _execute(self, binding: ort.IOBinding, count: int) -> None:
-        """Run `count` new tokens, already bound, behind those in the cache."""
+    def _execute(self, binding: ort.IOBinding, tokens: np.ndarray) -> None:
+        """Run new tokens, already bound, behind those in the cache."""
+        count = len(tokens)
+        if self._row_inputs:
+            self._bind_rows(binding, tokens)
         shape = (1, self._cache.length + count)
         binding.bind_input(MASK, "cpu", 0, np.int64, shape, self._mask.ctypes.data)
         try:
@@ -176,6 +191,18 @@ class Decoder:
         except Exception as error:  # the runtime raises classes of its own
             raise EdgeAdaptError(f"the model failed while running: {' '.join(str(error).split())}") from None
         self._cache.advance(count)
+
+    def _bind_rows(self, binding: ort.IOBinding, tokens: np.ndarray) -> None:
+        """The rows of these tokens: the prompt's as they were fed, others made now, zeros where nothing was fed."""
+        start, end = self._cache.length, self._cache.length + len(tokens)
+        within = all(rows.shape[1] >= end for rows in self._planned.values())
+        made = self._appended(tokens.tolist()) if self._appended is not None and not within else self._planned
+        for name in self._row_inputs:
+            rows = made[name][:, start:end] if made is self._planned else made[name]
+            if rows.shape[1] != len(tokens):
+                rows = np.zeros((1, len(tokens), *rows.shape[2:]), rows.dtype)
+            self._rows_bound[name] = rows  # kept: a binding does not own what it is given
+            binding.bind_input(name, "cpu", 0, rows.dtype, rows.shape, rows.ctypes.data)
 
     def _checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         tokens = np.ascontiguousarray(ids, dtype=np.int64)
@@ -195,9 +222,9 @@ def other_inputs(session: ort.InferenceSession) -> dict[str, ort.NodeArg]:
     }
 
 
-def zero_of(item: ort.NodeArg) -> ort.OrtValue:
-    """The value of an adapter input that changes nothing: zeros, with 1 for every dimension left open."""
-    shape = [size if isinstance(size, int) else 1 for size in item.shape]
+def zero_of(item: ort.NodeArg, rows: int = 1) -> ort.OrtValue:
+    """The value of an adapter input that changes nothing: zeros, with `rows` for every dimension left open."""
+    shape = [size if isinstance(size, int) else rows for size in item.shape]
     return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=dtype_of(item.type)))
 
 

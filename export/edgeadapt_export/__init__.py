@@ -35,6 +35,7 @@ def export(
     device: Device = "rpi4",
     merge: bool = False,
     factors: FactorPrecision = "fp32",
+    energy_budget: float | None = None,
     check: bool = True,
     backbone: str | None = None,
     progress: Progress | None = None,
@@ -49,6 +50,8 @@ def export(
         factors: of a LoRA that is kept apart, how wide the graph takes its factors. fp32 and fp16 are the same numbers;
             int8 has one scale per rank component, takes a quarter of fp32's memory and half of the file, and changes
             about 1 % of what the adapter does.
+        energy_budget: of an adapter that plans its energy (HEST), the share of the all-fp16 plan's direction energy
+            that a plan may spend on `device`; None: what the run was trained for.
         check: measure parity against PyTorch (about half a minute for SmolLM2-135M) and store it.
         backbone: where to find the backbone, if not under the name that the run gives.
         progress: called with (what, done, total); by default a bar or lines on standard error.
@@ -73,6 +76,7 @@ def export(
             device=device,
             merge=merge,
             factors=factors,
+            energy_budget=energy_budget,
             check=check,
             backbone=backbone,
             progress=show,

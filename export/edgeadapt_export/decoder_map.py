@@ -1,107 +1,37 @@
-"""Where things are in a decoder graph of the model builder: its linear layers and its blocks' outputs.
+"""What follows from the wiring of a decoder graph of the model builder: its blocks' outputs, its ends.
 
-The builder names its nodes /model/layers.{l}/attn/{qkv_proj|q_proj|k_proj|v_proj|o_proj}/MatMul and
-/model/layers.{l}/mlp/{gate_proj|up_proj|down_proj}/MatMul; that convention is read here and nowhere else. What
-follows from the wiring (which branch a block's output adds, how wide the packed slices are) is read off the wiring.
+Linear layers are found by their names (graph_map.py); which branch a block's output adds is read off the wiring.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-
 import onnx_ir as ir
 
 from edgeadapt.errors import EdgeAdaptError
+from edgeadapt_export.graph_map import (
+    LINEAR_OPS,
+    MICROSOFT,
+    Geometry,
+    Linear,
+    Slice,
+    linears,
+    module_slice,
+    output_width,
+)
 
-MICROSOFT = "com.microsoft"
-LINEAR_OPS = {("", "MatMul"), (MICROSOFT, "FusedMatMul"), (MICROSOFT, "MatMulNBits")}
-_LINEAR_NAME = re.compile(r"/model/layers\.(\d+)/(?:attn|mlp)/(\w+)/MatMul")
-_PACKED = ("q_proj", "k_proj", "v_proj")
-
-
-@dataclass(frozen=True)
-class Linear:
-    """One linear layer: `node` computes y [B, T, width] from x [B, T, depth]."""
-
-    layer: int
-    name: str
-    node: ir.Node
-
-    @property
-    def x(self) -> ir.Value:
-        value = self.node.inputs[0]
-        assert value is not None
-        return value
-
-    @property
-    def y(self) -> ir.Value:
-        return self.node.outputs[0]
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Where one module's columns stand in the output of the linear layer that computes it."""
-
-    linear: Linear
-    offset: int
-    width: int
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The numbers of a decoder that the graph alone does not spell out (from genai_config.json and config.json)."""
-
-    num_layers: int
-    hidden_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    context_length: int
-
-    @property
-    def packed_widths(self) -> dict[str, int]:
-        kv = self.num_kv_heads * self.head_dim
-        return dict(zip(_PACKED, (self.num_heads * self.head_dim, kv, kv), strict=True))
-
-
-def linears(model: ir.Model) -> dict[tuple[int, str], Linear]:
-    """Every linear layer of the blocks, by (layer, name as the builder has it)."""
-    found = {}
-    for node in model.graph:
-        match = _LINEAR_NAME.fullmatch(node.name or "")
-        if match and (node.domain, node.op_type) in LINEAR_OPS:
-            layer, name = int(match[1]), match[2]
-            found[layer, name] = Linear(layer, name, node)
-    return found
-
-
-def module_slice(model: ir.Model, geometry: Geometry, layer: int, module: str) -> Slice:
-    """The columns of `module` (q_proj, ..., down_proj) in `layer`. Raises EdgeAdaptError if the graph has none."""
-    known = linears(model)
-    widths = geometry.packed_widths
-    if (layer, "qkv_proj") in known and module in widths:
-        before = _PACKED[: _PACKED.index(module)]
-        return Slice(known[layer, "qkv_proj"], sum(widths[name] for name in before), widths[module])
-    if (layer, module) not in known:
-        names = sorted({name for at, name in known if at == layer})
-        raise EdgeAdaptError(
-            f"layer {layer} of the graph has no {module}; it has {', '.join(names) or 'no linear layer'}"
-        )
-    linear = known[layer, module]
-    return Slice(linear, 0, output_width(linear))
-
-
-def output_width(linear: Linear) -> int:
-    """Columns of a linear layer's output, from its weight."""
-    if linear.node.op_type == "MatMulNBits":
-        return linear.node.attributes["N"].as_int()
-    weight = linear.node.inputs[1]
-    assert weight is not None
-    assert weight.const_value is not None
-    transposed = "transB" in linear.node.attributes and bool(linear.node.attributes["transB"].as_int())
-    return int(weight.const_value.shape.numpy()[0 if transposed else 1])
+__all__ = [
+    "LINEAR_OPS",
+    "MICROSOFT",
+    "Geometry",
+    "Linear",
+    "Slice",
+    "block_output",
+    "linears",
+    "lm_head",
+    "module_slice",
+    "output_width",
+    "residual_start",
+]
 
 
 def block_output(model: ir.Model, layer: int) -> ir.Node:

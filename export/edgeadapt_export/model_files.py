@@ -6,9 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from edgeadapt.files import write_json
 from edgeadapt.records import read_json
-from edgeadapt_export.backbones.decoder import DecoderGraph
 
 _COPIED = (
     "config.json",
@@ -21,7 +19,7 @@ _COPIED = (
 _MAX_TOKENIZER = 64 << 20
 
 
-def copy_model_files(backbone: Path, graph: DecoderGraph, out: Path) -> None:
+def copy_model_files(backbone: Path, out: Path) -> None:
     """Copy them from the backbone's folder; tokenizer.json without its white space (less than half of SmolLM2's)."""
     for name in _COPIED:
         if (backbone / name).is_file():
@@ -29,4 +27,3 @@ def copy_model_files(backbone: Path, graph: DecoderGraph, out: Path) -> None:
     tokenizer = read_json(backbone / "tokenizer.json", _MAX_TOKENIZER)
     compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     (out / "tokenizer.json").write_text(compact, encoding="utf-8")
-    write_json(out / "genai_config.json", graph.genai_config())

@@ -7,14 +7,17 @@ PyTorch     the backbone from its Hugging Face folder, float32; the adapter from
 ONNX        embed.onnx -> the adapter's own graph -> model.onnx on stock onnxruntime, function bodies only
 figures     over all positions of all sequences, p PyTorch's and q ONNX's next-token distributions
             max |logit difference|        share of positions with equal argmax        mean KL(p || q) in nats
+plans       HEST's plan is one of the whole sequence in both views. A direction in int8 rounds its input: where the two
+            views' last bits fall to different sides, the logits differ by one level of it (recorded, not judged)
 fp32 must have a difference <= 1e-3 and agreement >= 99.9 %. int8 and int4 are measured and recorded, not judged: their
 rounding is a choice; what it costs in a task's accuracy is for the bench to say.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
+from edgeadapt.energy.envelope import constants, planner_of, states_of
 from edgeadapt.errors import CheckFailed
 from edgeadapt.progress import Progress, silent
 from edgeadapt.runtime import session
@@ -30,7 +35,8 @@ from edgeadapt.runtime.adapters import POOL, TASK, factors, pooled_part
 from edgeadapt.runtime.kv_cache import empty_past
 from edgeadapt.tasks import TaskSpec, encode_prompt, encode_target
 from edgeadapt.text import TextCodec
-from edgeadapt_export.methods import Deployed, Deployer, StoredAdapter
+from edgeadapt_export.built import Built
+from edgeadapt_export.methods import Deployer, StoredAdapter
 
 POSITIONS = 2000
 MAX_DIFFERENCE = 1e-3
@@ -96,19 +102,16 @@ def sequences(
 
 
 def measure(
-    *,
-    bundle: Path,
-    graphs: Mapping[str, str],
-    deployed: Deployed,
-    adapter_file: Path | None,
+    built: Built,
     method: Deployer,
     adapter: StoredAdapter,
+    *,
     backbone: Path,
     items: Sequence[PromptAndAnswer],
     progress: Progress = silent,
 ) -> Parity:
-    """Run both views over `items`. `graphs` are the bundle's files by role; merged adapters have no `adapter_file`."""
-    onnx = _Onnx(bundle, graphs, deployed, adapter_file, adapter)
+    """Run both views over `items`."""
+    onnx = _Onnx(built, adapter)
     reference = _Torch(backbone)
     worst, agreed, divergence, positions = 0.0, 0, 0.0, 0
     for done, item in enumerate(items):
@@ -134,14 +137,10 @@ class _Torch:
         import transformers
 
         self._torch = torch
-        noise = transformers.utils.logging.get_verbosity()
-        transformers.utils.logging.set_verbosity_error()
-        try:
+        with quiet_transformers():
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
             )
-        finally:
-            transformers.utils.logging.set_verbosity(noise)
         self.model = loaded.eval()
         self.name = f"torch {torch.__version__}, transformers {transformers.__version__}, float32"
 
@@ -160,36 +159,72 @@ class _Torch:
 class _Onnx:
     """The bundle's own files on stock onnxruntime, without our library."""
 
-    def __init__(
-        self, bundle: Path, graphs: Mapping[str, str], deployed: Deployed, file: Path | None, adapter: StoredAdapter
-    ) -> None:
-        self._base = _session(bundle / graphs["model"])
+    def __init__(self, built: Built, adapter: StoredAdapter) -> None:
+        self._base = bodies_session(built.graph("model"))
         self._past = empty_past(self._base)
-        self._embed = self._own = None
-        self._sites = adapter.manifest.sites
-        self._factors: dict[str, Array] = {}
-        if deployed.kind == "graph" and file is not None:
-            self._embed, self._own = _session(bundle / graphs["embed"]), _session(file)
-        if deployed.kind == "lowrank" and file is not None:
-            kinds = {item.name: item.type for item in self._base.get_inputs()}
-            self._factors = factors(deployed.parts, file, kinds)
+        self._adapter = AdapterFeeds(built, adapter, self._base)
 
     def logits(self, ids: NDArray[np.int64], item: PromptAndAnswer) -> NDArray[np.float32]:
         """[T, V]."""
-        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), **self._past, **self._factors}
-        if self._embed is not None and self._own is not None:
-            prompt = np.array([pooled_part(self._sites, item.ids[: item.prompt])], np.int64)
-            pool = self._embed.run(None, {"input_ids": prompt, "attention_mask": np.ones_like(prompt)})[0]
-            known = {POOL: pool, TASK: np.array([item.task], np.int64)}
-            asked = {value.name: known[value.name] for value in self._own.get_inputs()}
-            names = [output.name for output in self._own.get_outputs()]
-            feeds |= dict(zip(names, self._own.run(names, asked), strict=True))
+        adapted = self._adapter.of(item.ids[: item.prompt], item.task, item.ids)
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), **self._past, **adapted}
         return np.asarray(self._base.run(["logits"], feeds)[0][0])
 
 
-def _session(path: Path) -> ort.InferenceSession:
+class AdapterFeeds:
+    """The adapter's inputs of the graph open in `base`, from the adapter's own files."""
+
+    def __init__(self, built: Built, adapter: StoredAdapter, base: ort.InferenceSession) -> None:
+        self._embed = self._own = None
+        deployed, file = built.deployed, built.adapter_file
+        self._sites = adapter.manifest.sites
+        self._factors: dict[str, Array] = {}
+        if deployed.kind == "graph" and file is not None:
+            self._embed, self._own = bodies_session(built.graph("embed")), bodies_session(file)
+        if deployed.kind == "lowrank" and file is not None:
+            kinds = {item.name: item.type for item in base.get_inputs()}
+            self._factors = factors(deployed.parts, file, kinds)
+        self._embed_rows = self._planned = None
+        if deployed.envelope is not None and file is not None:
+            self._embed_rows = bodies_session(built.graph("embed"))
+            tensors = load_file(file)
+            self._planned = deployed.envelope, planner_of(deployed.envelope, tensors), len(tensors["G"])
+            for group in deployed.envelope.groups:
+                self._factors |= constants(group, tensors)
+
+    def of(self, prompt: Sequence[int], task: int, ids: Sequence[int] = ()) -> dict[str, Array]:
+        """For one prompt, asked as task number `task`. A plan is one of the whole sequence `ids`."""
+        if self._embed_rows is not None and self._planned is not None:
+            envelope, planner, layers = self._planned
+            rows = np.array(ids, np.int64)[:, None]
+            h0 = self._embed_rows.run(None, {"input_ids": rows, "attention_mask": np.ones_like(rows)})[0]
+            return {**self._factors, **states_of(envelope, planner.plan(h0).states, layers)}
+        if self._embed is None or self._own is None:
+            return self._factors
+        ids = np.array([pooled_part(self._sites, prompt)], np.int64)
+        pool = self._embed.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+        known = {POOL: pool, TASK: np.array([task], np.int64)}
+        asked = {value.name: known[value.name] for value in self._own.get_inputs()}
+        names = [output.name for output in self._own.get_outputs()]
+        return dict(zip(names, self._own.run(names, asked), strict=True))
+
+
+def bodies_session(path: Path) -> ort.InferenceSession:
     """Without our library; idle threads sleep, so that they leave the cores to PyTorch."""
     return session.create(path, threads=os.cpu_count() or 1, ops="off")
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' remarks on what it loads."""
+    from transformers.utils import logging
+
+    noise = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(noise)
 
 
 def kl_divergence(p: NDArray[np.float32], q: NDArray[np.float32]) -> NDArray[np.float64]:

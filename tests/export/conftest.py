@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from edgeadapt.backbones import resolve
-from edgeadapt_export.assemble import geometry
 from edgeadapt_export.backbones import decoder
 from edgeadapt_export.decoder_map import Geometry
+from edgeadapt_export.decoder_source import geometry
 from tests.support import tiny_backbone
 
 

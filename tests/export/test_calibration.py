@@ -9,8 +9,8 @@ import pytest
 
 from edgeadapt.codecs.blockwise import dequantise
 from edgeadapt_export import calibration
-from edgeadapt_export.assemble import base_graph
 from edgeadapt_export.calibration import kept_weights, second_moments
+from edgeadapt_export.decoder_source import base_graph
 from edgeadapt_export.passes.quantise import quantise
 from tests.export.conftest import Tiny
 from tests.export.graphs import logits, random_ids

@@ -1,7 +1,7 @@
 """What bundles answer, as a device would: `python -m edgeadapt_train.accuracy BUNDLE ... --examples 300`.
 
 setting    a bundle with our op library ("library"), and without it ("bodies"): every example of a stream's evaluation
-           split goes through `Engine.classify`, one thread
+           split goes through the engine's `classify`, one thread
 accuracy   k right of n, with Wilson's 95 % interval:  (k + z^2/2 +- z sqrt(k (n-k) / n + z^2/4)) / (n + z^2),  z = 1.96
 flips      of every setting against the first: examples whose label differs, of these right only there, right only here
 
@@ -22,7 +22,7 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import sha256_of, write_json
 from edgeadapt.ops.library import library_path
-from edgeadapt.runtime.engine import Engine
+from edgeadapt.runtime.opening import open_bundle
 from edgeadapt.runtime.session import Ops
 from edgeadapt_train.configuration import compose
 from edgeadapt_train.streams import Task, load
@@ -74,7 +74,7 @@ def flips(here: Answers, first: Answers) -> Flips:
 
 def answer(bundle: Path, tasks: Sequence[Task], ops: Ops) -> list[Answers]:
     """Ask every task that the bundle and the stream have in common."""
-    engine = Engine.open(bundle, ops=ops)
+    engine = open_bundle(bundle, ops=ops)
     known = {task.name for entry in engine.bundle.manifest.adapters for task in entry.tasks}
     found = []
     for task in tasks:

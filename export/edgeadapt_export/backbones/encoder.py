@@ -43,7 +43,7 @@ from edgeadapt_export.passes.open_embedding import OpenEmbedding
 from edgeadapt_export.passes.pack_projections import PackProjections
 from edgeadapt_export.passes.quantise import Precision as Quantised
 from edgeadapt_export.passes.quantise import QuantiseWeights
-from edgeadapt_export.passes.standard_attention import OPSET, StandardAttention
+from edgeadapt_export.passes.standard_attention import OPSET, StandardAttention, ValueBias
 from edgeadapt_export.passes.tanh_gelu import TanhGelu
 from edgeadapt_export.passes.tidy import Tidy
 
@@ -119,12 +119,21 @@ def base_graph(graph: EncoderGraph, precision: Quantised | None = None, *, gelu:
         precision: None keeps float32.
         gelu: exact by default in float32, by tanh where the weights are rounded.
     """
+    return quantised(float_graph(graph), precision, gelu=gelu)
+
+
+def float_graph(graph: EncoderGraph, value_bias: ValueBias = "moved") -> ir.Model:
+    """The graph in float32, its linear layers as MatMuls; `value_bias` as in passes/standard_attention.py."""
     from onnxscript.version_converter import convert_version
 
     model = fused(graph)
     _name_weights(model)
     convert_version(model, OPSET)
-    apply(model, OpenEmbedding(), PackProjections(), StandardAttention(), Tidy())
+    return apply(model, OpenEmbedding(), PackProjections(), StandardAttention(value_bias), Tidy())
+
+
+def quantised(model: ir.Model, precision: Quantised | None, *, gelu: Gelu | None = None) -> ir.Model:
+    """`float_graph`'s result with its weights in `precision`; see `base_graph`."""
     if gelu == "tanh" or (gelu is None and precision is not None):
         apply(model, TanhGelu())
     if precision is not None:

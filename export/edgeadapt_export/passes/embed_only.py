@@ -1,6 +1,7 @@
 """The embedding alone: from token ids to the mean of the prompt's embedding outputs, HIMALAYA's `pool`.
 
-Rule    Keep what leads from input_ids to the value that enters the first block (the lookup and what scales it), and add
+Rule    Keep what leads from input_ids to the embedding output e (a decoder's: what enters the first block, the lookup
+        and what scales it; an encoder's: the words' rows), and add
             m = Cast(attention_mask)                              [B, T]
             pool = sum_t m_t e_t / max(sum_t m_t, 1)              [B, d]
         Padding may stand anywhere: here the mask's zeros count where they are.
@@ -9,6 +10,8 @@ Leaves  Inputs input_ids [B, T] and attention_mask [B, T], output pool [B, d], a
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -22,18 +25,20 @@ POOL = "pool"
 class KeepEmbedding(ir.passes.InPlacePass):
     """See the module's docstring."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, embedded: Callable[[ir.Model], ir.Value] = residual_start) -> None:
+        """`embedded` finds e [B, T, width]."""
         self.width = width
+        self.embedded = embedded
 
     def requires(self, model: ir.Model) -> None:
         names = {value.name for value in model.graph.inputs}
         if not {"input_ids", "attention_mask"} <= names:
             raise ir.passes.PreconditionError(f"expected input_ids and attention_mask among the inputs, found {names}")
-        residual_start(model)
+        self.embedded(model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        embedded = residual_start(model)
+        embedded = self.embedded(model)
         inputs = {value.name: value for value in graph.inputs}
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         time = add_initializer(model, "embed.axis.1", np.array([1], np.int64))

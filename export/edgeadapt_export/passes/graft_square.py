@@ -1,8 +1,9 @@
 """HIMALAYA's square sites: y <- W x + g_l r (r^T x) at projections whose input and output have the model's width.
 
 Rule    o_proj    y' = Add(y, RankOneUpdate(x, r, g_l r))
-        q_proj    the same on its own MatMul; where q, k and v are one packed MatMul, its output is cut into the three,
-                  q is updated, and GroupQueryAttention gets them as three inputs (it takes either form).
+        q_proj    the same on its own MatMul; where q, k and v are one packed MatMul, its output is cut into the three
+                  (an encoder's is), q is updated, and GroupQueryAttention gets them as three inputs (it takes either
+                  form).
         One gain per layer serves all of that layer's sites.
 Adds    inputs himalaya.r and himalaya.u.0, 1, ... (passes/direction_inputs.py).
 Needs   Each target maps d to d (else EdgeAdaptError); the graph has no RankOneUpdate yet.
@@ -43,7 +44,7 @@ class GraftSquare(ir.passes.InPlacePass):
         for layer, u in zip(self.layers, updates, strict=True):
             for module in self.modules:
                 target = module_slice(model, self.geometry, layer, module)
-                y = target.linear.y if target.linear.name == module else self._unpack(model, target)
+                y = target.linear.y if target.linear.name == module else self._unpack(model, target, module)
                 update = ir.node(OP, [target.linear.x, r, u], domain=DOMAIN, name=_name(layer, module))
                 add = ir.node("Add", [y, update.outputs[0]], name=f"/himalaya/layers.{layer}/{module}/Add")
                 for node, name in ((update, "z"), (add, "output_0")):
@@ -71,10 +72,13 @@ class GraftSquare(ir.passes.InPlacePass):
                 "or name q_proj or o_proj where they are square"
             )
 
-    def _unpack(self, model: ir.Model, target: Slice) -> ir.Value:
-        """Cut a packed q, k, v into three; returns q."""
+    def _unpack(self, model: ir.Model, target: Slice, module: str) -> ir.Value:
+        """Cut a packed q, k, v into three, unless it is cut already; returns the module's part."""
         packed = target.linear.y
         (attention, position), *others = packed.uses()
+        part = list(self.geometry.packed_widths).index(module)
+        if not others and attention.op_type == "Split":
+            return attention.outputs[part]
         if others or attention.op_type != "GroupQueryAttention" or position != 0:
             raise EdgeAdaptError(
                 f"{target.linear.node.name}: its packed output does not go straight into the attention"
@@ -90,7 +94,7 @@ class GraftSquare(ir.passes.InPlacePass):
         model.graph.insert_after(target.linear.node, split)
         for index, value in enumerate(split.outputs):
             attention.replace_input_with(index, value)
-        return split.outputs[0]
+        return split.outputs[part]
 
 
 def _name(layer: int, module: str) -> str:

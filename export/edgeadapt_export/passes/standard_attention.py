@@ -3,7 +3,8 @@
 Rule    MultiHeadAttention(q, k, v, [b_q | b_k | b_v], mask)   ->   Attention(q + b_q, k, v, M)
         b_k     adds (q + b_q) . b_k to all scores of a query alike, which the softmax takes away again: dropped
         b_v     is added to what every query receives, as its weights sum to 1: moved through the output projection W
-                into the bias b behind it, b' = b + b_v W      (MatMul -> SkipLayerNormalization's or an Add's bias)
+                into the bias b behind it, b' = b + b_v W      (MatMul -> SkipLayerNormalization's or an Add's bias);
+                or, value_bias "kept", added to v: where W is adapted, what it reads must be what it reads in PyTorch
         M       [B, 1, S, S] float32: 0 where mask [B, S] is not 0, the lowest finite number elsewhere; made once
         The default scale of both ops is 1 / sqrt(width of a head).
 Why     Same numbers (tested on onnxruntime 1.23.2, 1.24.1 and 1.31.1), fewer instructions: on an emulated Cortex-A72,
@@ -15,6 +16,8 @@ Leaves  No MultiHeadAttention. Rows that are masked altogether differ: both ops 
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -32,10 +35,14 @@ from edgeadapt_export.passes.common import (
 OPSET = 23
 _INPUTS = 5  # q, k, v, bias, mask
 F32 = NDArray[np.float32]
+ValueBias = Literal["moved", "kept"]
 
 
 class StandardAttention(ir.passes.InPlacePass):
     """See the module's docstring."""
+
+    def __init__(self, value_bias: ValueBias = "moved") -> None:
+        self.value_bias = value_bias
 
     def requires(self, model: ir.Model) -> None:
         found = list(nodes(model, "MultiHeadAttention"))
@@ -55,21 +62,25 @@ class StandardAttention(ir.passes.InPlacePass):
             if mask not in masks:
                 masks[mask] = _additive(model, mask, found[0])
             b_q, _, b_v = np.split(_vector(bias), 3)
-            _move_behind(model, node, b_v)
+            assert value is not None
             name = str(node.name)
-            shift = ir.node("Add", [query, add_initializer(model, f"{name}.query.bias", b_q)], name=f"{name}/query/Add")
-            shift.outputs[0].type, shift.outputs[0].shape = query.type, query.shape
+            made = [_shifted(model, query, b_q, f"{name}/query")]
+            if self.value_bias == "moved":
+                _move_behind(model, node, b_v)
+            else:
+                made.append(_shifted(model, value, b_v, f"{name}/value"))
+                value = made[1].outputs[0]
             heads = node.attributes["num_heads"].as_int()
             attention = ir.node(
                 "Attention",
-                [shift.outputs[0], key, value, masks[mask]],
+                [made[0].outputs[0], key, value, masks[mask]],
                 {"q_num_heads": heads, "kv_num_heads": heads},
                 name=name,
             )
             old = node.outputs[0]
             attention.outputs[0].name = old.name
             ir.convenience.replace_nodes_and_values(
-                model.graph, node, [node], [shift, attention], [old], [attention.outputs[0]]
+                model.graph, node, [node], [*made, attention], [old], [attention.outputs[0]]
             )
         drop_dead_nodes(model)
         drop_unused_initializers(model)
@@ -78,6 +89,13 @@ class StandardAttention(ir.passes.InPlacePass):
     def ensures(self, model: ir.Model) -> None:
         if any(nodes(model, "MultiHeadAttention")):
             raise ir.passes.PostconditionError("a MultiHeadAttention is left")
+
+
+def _shifted(model: ir.Model, value: ir.Value, bias: F32, name: str) -> ir.Node:
+    """value + bias."""
+    shift = ir.node("Add", [value, add_initializer(model, f"{name}.bias", bias)], name=f"{name}/Add")
+    shift.outputs[0].type, shift.outputs[0].shape = value.type, value.shape
+    return shift
 
 
 def _additive(model: ir.Model, mask: ir.Value, before: ir.Node) -> ir.Value:
