@@ -18,7 +18,8 @@ class Subject:
     """A method with its options, and on which hosts it is defined.
 
     inert: at the start it changes no bit of the outputs. merges: it has a static merge. merged_only: it reaches a
-    device in no other way. seeded: it starts from random numbers.
+    device in no other way. seeded: it starts from random numbers. rounding: what its integer arithmetic may move a
+    logit by, where two views' last bits fall to different sides of a rounding.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Subject:
     merges: bool = False
     merged_only: bool = False
     seeded: bool = True
+    rounding: float = 0.0
     encoder_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -69,10 +71,10 @@ SUBJECTS = (
     Subject("unihyper top-3", {"method": "unihyper", "top_k": 3, **TINY}),
     Subject("sat-lora", {"method": "sat-lora", **TINY}),
     Subject("hf-sat-lora", {"method": "hf-sat-lora", **TINY}),
-    Subject("hest", {"method": "hest"}),
-    Subject("hest no layer score", {"method": "hest", "variant": "no-layer-score"}),
+    Subject("hest", {"method": "hest"}, rounding=0.3),
+    Subject("hest no layer score", {"method": "hest", "variant": "no-layer-score"}, rounding=0.3),
     Subject("hest no int8", {"method": "hest", "variant": "no-int8"}),
-    Subject("hest soft budget", {"method": "hest", "variant": "soft-budget"}),
+    Subject("hest soft budget", {"method": "hest", "variant": "soft-budget"}, rounding=0.3),
     Subject("tabs", {"method": "tabs"}),
     Subject("bhsp", {"method": "bhsp"}, merges=True, seeded=False),
 )

@@ -95,6 +95,9 @@ class Lilac(LowRank):
             }
         )
 
+    def sites(self) -> dict[str, Any]:
+        return {**super().sites(), "widths": {name: list(pair) for name, pair in self.widths.items()}}
+
     def deployed(self) -> dict[str, np.ndarray]:
         """Every table as codes int8 and `.scales` float16."""
         made = {}
