@@ -61,7 +61,7 @@ def plan_checks(bundle: Bundle, threads: int) -> Iterator[Row]:
 def _states(adapter: SpectralAdapter, feeds: Mapping[str, NDArray[np.generic]]) -> NDArray[np.uint8]:
     """The plan's states [T, J], back from the groups' inputs."""
     envelope = adapter.envelope
-    layers = adapter.layers
+    layers = adapter.planner.layers
     by_module: dict[str, NDArray[np.generic]] = {}
     for group in envelope.groups:
         rows = feeds[group.input(STATES)][0]

@@ -66,7 +66,7 @@ class Planner:
             raise EdgeAdaptError(
                 f"controller: W {W.shape}, G {G.shape} and b {b.shape} of {len(sites)} sites do not fit"
             )
-        self.profile, self.ratio = profile, ratio
+        self.profile, self.ratio, self.layers = profile, ratio, len(G)
         self._W, self._G = W.astype(np.float32), G.astype(np.float32) / np.float32(len(W))
         count = b.shape[1]
         layer = np.repeat(np.array([site.layer for site in sites], np.int64), count)

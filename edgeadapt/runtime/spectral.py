@@ -35,7 +35,6 @@ class SpectralAdapter:
         self.envelope = entry.envelope
         tensors = load_file(str(weights))
         self.planner = planner_of(self.envelope, tensors)
-        self.layers = len(tensors["G"])
         self._embeddings = embeddings
         made = {name: value for group in self.envelope.groups for name, value in constants(group, tensors).items()}
         self._constants = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in made.items()}
@@ -48,9 +47,9 @@ class SpectralAdapter:
         if len(rows) != 1:
             raise EdgeAdaptError(f"adapter {self.name}: plans one sequence at a time, not {len(rows)}")
         states = self.planner.plan(self._embeddings(rows[0])).states
-        planned = states_of(self.envelope, states, self.layers)
+        planned = states_of(self.envelope, states, self.planner.layers)
         return {**self._constants, **{name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in planned.items()}}
 
     def appended(self, tokens: Sequence[int]) -> dict[str, np.ndarray]:
         """States of new tokens, [1, T, N] by input."""
-        return {**states_of(self.envelope, self.planner.each(self._embeddings(tokens)), self.layers)}
+        return {**states_of(self.envelope, self.planner.each(self._embeddings(tokens)), self.planner.layers)}

@@ -128,7 +128,9 @@ def test_100_000_random_problems_keep_their_bound_and_a_gap_of_a_percent() -> No
         budget = int(rng.uniform(0, 1) * len(scores) * allocator.full_cost)
         plan = allocator.allocate(scores, budget)
         assert plan.cost == allocator.cost(plan.states) <= budget
-        gaps.append(allocator.certificate(scores, plan).relative)
+        if plan.price > 0:  # the budget binds; elsewhere there is no gap
+            gaps.append(allocator.certificate(scores, plan).relative)
+    assert len(gaps) > 20_000
     assert np.median(gaps) <= 0.01
     print(f"optimality gap: median {np.median(gaps):.2e}, 95 % below {np.quantile(gaps, 0.95):.2e}")  # for the notes
 
