@@ -24,9 +24,11 @@ from torch import Tensor, nn
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.families import is_encoder
 from edgeadapt.records import read_json
+from edgeadapt_train import nf4
 from edgeadapt_train.adapters.base import Host
 
 Precision = Literal["fp32", "bf16"]
+Quantisation = Literal["none", "4bit"]
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,17 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     return "bf16" if native and capabilities.startswith("AVX512") else "fp32"
 
 
-def load(folder: Path, backbone_id: str, revision: str, precision: str, device: str = "auto") -> Backbone:
+def load(
+    folder: Path,
+    backbone_id: str,
+    revision: str,
+    precision: str,
+    device: str = "auto",
+    *,
+    quantisation: Quantisation = "none",
+) -> Backbone:
     """Read a Hugging Face folder: an encoder by its config.json, or else a causal language model. On CPUs attention is
-    transformers' eager form (see the figures above)."""
+    transformers' eager form (see the figures above). `quantisation`: of the blocks' frozen weights (nf4.py)."""
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -116,12 +126,16 @@ def load(folder: Path, backbone_id: str, revision: str, precision: str, device: 
     dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
     attention = "eager" if place.type == "cpu" else "sdpa"
     try:
-        model: Any = reader.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+        quantised = nf4.options(dtype, place) if quantisation == "4bit" else {}
+        model: Any = reader.from_pretrained(folder, dtype=dtype, attn_implementation=attention, **quantised)
     except (ValueError, OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         kind = "an encoder" if encodes else "a causal language model"
         raise EdgeAdaptError(f"{folder}: not {kind} that transformers can load ({reason})") from None
-    return wrap(model.to(place), backbone_id, revision, chosen)
+    found = wrap(model if quantised else model.to(place), backbone_id, revision, chosen)
+    if quantised:
+        nf4.keep_trainable(model)
+    return found
 
 
 def wrap(model: Any, backbone_id: str = "unnamed", revision: str = "none", precision: Precision = "fp32") -> Backbone:

@@ -18,6 +18,7 @@ from typing import Any
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.heads import Pooling
+from edgeadapt_train.backbone import Quantisation
 from edgeadapt_train.loop import LoopSettings
 from edgeadapt_train.options import checked
 
@@ -27,11 +28,13 @@ _LOOP = {item.name for item in fields(LoopSettings)}
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The backbone. `pooling` and `head_lr` (absolute, whatever the adapter's) are those of an encoder's task heads."""
+    """The backbone. `quantisation`: of its frozen weights, in training. `pooling` and `head_lr` (absolute, whatever the
+    adapter's) are those of an encoder's task heads."""
 
     id: str
-    pooling: Pooling
-    head_lr: float
+    quantisation: Quantisation = "none"
+    pooling: Pooling = "mean"
+    head_lr: float = 5e-3
 
     def __post_init__(self) -> None:
         if not 0 < self.head_lr < math.inf:

@@ -19,6 +19,7 @@ import torch
 
 from edgeadapt import __version__, rundir
 from edgeadapt.backbones import resolve
+from edgeadapt.energy.meters import Energy, meters
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import storage_errors
 from edgeadapt.manifest import AdapterBytes
@@ -68,7 +69,14 @@ def opened(settings: RunSettings) -> Iterator[Run]:
         named = Path(settings.model.id).expanduser()
         # Export must find the backbone again: a folder by its whole path, anything else by its id.
         identity = str(named.resolve()) if named.exists() else found.id
-        backbone = load(found.path, identity, found.revision, settings.precision, settings.device)
+        backbone = load(
+            found.path,
+            identity,
+            found.revision,
+            settings.precision,
+            settings.device,
+            quantisation=settings.model.quantisation,
+        )
         for task in tasks:
             check_kind(backbone, task.spec)
         rundir.write_config(directory, settings.yaml)
@@ -86,6 +94,7 @@ class Run:
         self.settings, self.tasks, self.backbone, self.text, self.show = settings, tasks, backbone, text, show
         self._path = settings.directory
         self.adapter = build_adapter(settings, backbone, [task.spec for task in tasks])
+        self._meters = meters()
         count = len(tasks)
         self._baseline = np.full(count, np.nan)
         self._matrix = np.full((count, count), np.nan)
@@ -128,8 +137,12 @@ class Run:
             learner.restore(tensors, done)
         else:
             self._record(index, learner.begin())
+        spent: list[Energy] = []
+        for meter in self._meters:
+            meter.start()
         while learner.done < learner.total:
             report = learner.step()
+            spent = [meter.reading() for meter in self._meters]  # now, since a counter may wrap
             self._step += 1
             values = {"loss": report.loss, "lr": report.lr, "gradient_norm": report.gradient_norm}
             self._record(index, [{**values, "tokens": report.tokens}])
@@ -137,6 +150,10 @@ class Run:
             self.show.step(task.spec.name, report.step, learner.total, report.loss)
             if learner.done % settings.checkpoint_every == 0:
                 self._save(learner, index, learner.done)
+        steps = learner.done - done
+        self._record(
+            index, [{"event": "measured energy", "joules": e.joules, "source": e.source, "steps": steps} for e in spent]
+        )
         self._record(index, learner.finish())
         for other in range(min(index + 2, len(self.tasks))):
             self._matrix[index, other] = self.score(other, self.adapter)
@@ -223,7 +240,7 @@ def environment(backbone: Backbone) -> dict[str, Any]:
         except PackageNotFoundError:
             return None
 
-    packages = ("torch", "transformers", "peft", "numpy", "hydra-core", "safetensors", "tokenizers")
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "numpy", "hydra-core", "safetensors", "tokenizers")
     return {
         "edgeadapt": __version__,
         "python": platform.python_version(),

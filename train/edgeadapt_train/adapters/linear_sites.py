@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.families import module_name
+from edgeadapt_train import nf4
 from edgeadapt_train.adapters.base import Host
 
 
@@ -34,6 +35,11 @@ class LinearSite:
     @property
     def d_out(self) -> int:
         return self.module.out_features
+
+    @property
+    def weight(self) -> Tensor:
+        """W [d_out, d_in] float32, dequantised if the host is in 4 bits."""
+        return nf4.weight(self.module)
 
 
 Delta = Callable[[LinearSite, Tensor], Tensor]

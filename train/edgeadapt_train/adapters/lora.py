@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.errors import EdgeAdaptError
+from edgeadapt_train import nf4
 from edgeadapt_train.adapters.base import Adapter, Card, Group, Host
 from edgeadapt_train.adapters.linear_sites import linear_sites
 
@@ -77,7 +78,7 @@ class Lora(Adapter):
             layer = getattr(parent, attribute)
             down, up = layer.lora_A["default"], layer.lora_B["default"]
             for part in (down, up):
-                part.weight = nn.Parameter(part.weight.detach().float().cpu())  # drawn there: the same on all devices
+                part.weight = nn.Parameter(torch.empty(part.weight.shape))  # drawn on the CPU: the same on all devices
             nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5), generator=generator)
             nn.init.zeros_(up.weight)
             self.factors[f"{index}/{name}/A"], self.factors[f"{index}/{name}/B"] = down.weight, up.weight
@@ -161,7 +162,7 @@ class Lora(Adapter):
         """W + (stored B)(stored A) of every site, float32, by (layer, module): the static merge."""
         stored = self._stored()
         return {
-            (index, name): layer.get_base_layer().weight.detach().float()
+            (index, name): nf4.weight(layer.get_base_layer())
             + (stored[f"layers.{index}.{name}.A"].float() @ stored[f"layers.{index}.{name}.B"].float()).T
             for index, name, _, _, layer in self._peft
         }

@@ -100,7 +100,7 @@ class LowRank(Adapter):
         found = {}
         for site in self.linears:
             A, B = stored[site.layer, site.name]
-            found[site.layer, site.name] = site.module.weight.detach().float() + (A @ B).T
+            found[site.layer, site.name] = site.weight + (A @ B).T
         return found
 
 
