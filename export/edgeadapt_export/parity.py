@@ -188,17 +188,17 @@ class AdapterFeeds:
         if deployed.envelope is not None and file is not None:
             self._embed_rows = bodies_session(built.graph("embed"))
             tensors = load_file(file)
-            self._planned = deployed.envelope, planner_of(deployed.envelope, tensors), len(tensors["G"])
+            self._planned = deployed.envelope, planner_of(deployed.envelope, tensors)
             for group in deployed.envelope.groups:
                 self._factors |= constants(group, tensors)
 
     def of(self, prompt: Sequence[int], task: int, ids: Sequence[int] = ()) -> dict[str, Array]:
         """For one prompt, asked as task number `task`. A plan is one of the whole sequence `ids`."""
         if self._embed_rows is not None and self._planned is not None:
-            envelope, planner, layers = self._planned
+            envelope, planner = self._planned
             rows = np.array(ids, np.int64)[:, None]
             h0 = self._embed_rows.run(None, {"input_ids": rows, "attention_mask": np.ones_like(rows)})[0]
-            return {**self._factors, **states_of(envelope, planner.plan(h0).states, layers)}
+            return {**self._factors, **states_of(envelope, planner.plan(h0).states, planner.layers)}
         if self._embed is None or self._own is None:
             return self._factors
         ids = np.array([pooled_part(self._sites, prompt)], np.int64)
