@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeadapt_bench.statistics import Ratio, paired_ratio, settled, summarise
+from edgeadapt_bench.statistics import STUDENT, Ratio, paired_ratio, settled, summarise, widening
 
 
 def test_known_figures() -> None:
@@ -82,9 +82,30 @@ def test_openings_tell_a_process_from_a_variant() -> None:
     once = [ratio(rng, 1, 100, 1.0, luck=0.015) for _ in range(100)]
     often = [ratio(rng, 20, 5, 1.0, luck=0.015) for _ in range(100)]
     assert sum(one.low <= 1.0 <= one.high for one in once) < 50
-    assert sum(one.low <= 1.0 <= one.high for one in often) >= 88
+    assert sum(one.low <= 1.0 <= one.high for one in often) >= 90
     assert np.median([one.high - one.low for one in often]) < 0.03
     assert (often[0].openings, often[0].pairs) == (20, 100)
+
+
+@pytest.mark.parametrize("openings", [2, 3, 4, 8, 20])
+@pytest.mark.parametrize("luck", [0.0, 0.03])
+def test_the_interval_holds_however_few_the_openings(openings: int, luck: float) -> None:
+    """95 % nominal, at least 88 of 100, whether processes differ or only their rounds do."""
+    rng = np.random.default_rng(5)
+    found = [ratio(rng, openings, 10, 1.0, luck=luck) for _ in range(100)]
+    assert sum(one.low <= 1.0 <= one.high for one in found) >= 88
+    assert all(0 < one.low <= one.value <= one.high for one in found)
+
+
+def test_fewer_openings_widen_more() -> None:
+    """By Student's quantile instead of the normal one; a single opening cannot be widened, since it shows no spread."""
+    factors = [widening(openings) for openings in (2, 3, 8, 20, 1000)]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[0] == pytest.approx(12.706 / 1.960 * 2**0.5)
+    assert factors[-1] == pytest.approx(1.0, abs=1e-3)
+    assert widening(1) == 1.0
+    drawn = np.random.default_rng(6).standard_t(4, 200_000)
+    assert STUDENT[3] == pytest.approx(np.quantile(drawn, 0.975), rel=0.02)
 
 
 def test_unpaired_medians_would_not_have_seen_it() -> None:
