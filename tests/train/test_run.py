@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.rundir import RunDir, newest
+from edgeadapt_train import configs
 from edgeadapt_train.configuration import compose
 from edgeadapt_train.run import train
 from tests.support import tiny_backbone
@@ -155,14 +156,14 @@ def test_wrong_words_are_refused_in_one_line(word: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("adapter", ["himalaya", "himalaya-literal", "himalaya-unprotected", "himalaya-ewc", "lora8"])
+@pytest.mark.parametrize("adapter", sorted(path.stem for path in Path(configs.__path__[0], "adapter").glob("*.yaml")))
 def test_every_packaged_adapter_composes_and_its_options_are_known(adapter: str) -> None:
-    from edgeadapt_train.adapters.himalaya.config import HimalayaConfig
-    from edgeadapt_train.adapters.lora import LoraConfig
+    from edgeadapt_train.adapters.registry import METHODS
     from edgeadapt_train.options import checked
 
     options = dict(compose(["run=demo", f"adapter={adapter}"]).adapter)
-    owner = LoraConfig if options.pop("method") == "lora" else HimalayaConfig
+    options.pop("ewc", None)
+    owner, _ = METHODS[options.pop("method")]
     assert owner(**checked(owner, options))
 
 
