@@ -33,6 +33,7 @@ from edgeadapt.errors import BudgetInfeasibleError, EdgeAdaptError
 
 OFF, INT8, FP16 = 0, 1, 2
 BISECTIONS = 40
+BLOCK = 16
 SAMPLE, MARGIN = 4096, 0.03  # steps that are looked at first; three standard errors of their share
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -118,7 +119,8 @@ class Allocator:
         steps = self._steps(scores)
         price, spent = _price(steps.prices.ravel(), steps.costs.ravel(), budget)
         taken = steps.prices > price
-        states = np.where(taken[0], np.where(steps.halting & ~taken[1], INT8, FP16), OFF).astype(np.uint8)
+        states = taken[0].astype(np.uint8)  # INT8, and FP16 where nothing halts there or the second step is taken
+        states += taken[0] & (taken[1] | ~steps.halting)
         for index, cost, state in _fill(steps, states, price, budget - spent):
             states.flat[index] = state
             spent += cost
@@ -138,13 +140,19 @@ class Allocator:
         return np.asarray(scores[:, self._layer], dtype=np.float64)
 
     def _steps(self, scores: F64) -> _Steps:
-        z = self._gather(scores)
-        e8, e16, up = (z * slope + offset for slope, offset in self._lines)
-        halting = e8 > e16
-        prices, costs = np.empty((2, *z.shape)), np.empty((2, *z.shape), np.int64)
-        np.maximum(e8, e16, out=prices[0])
-        prices[1] = np.where(halting, np.minimum(up, e8), -np.inf)  # rounding must not put it above the step below
-        costs[0], costs[1] = np.where(halting, self._c8, self._c16), self._c_up
+        shape = (len(scores), len(self._layer))
+        prices, costs = np.empty((2, *shape)), np.empty((2, *shape), np.int64)
+        halting = np.empty(shape, np.bool_)
+        costs[1] = self._c_up
+        for at in range(0, len(scores), BLOCK):  # as many tokens at a time as stay in the cache
+            rows = slice(at, at + BLOCK)
+            z = self._gather(scores[rows])
+            e8, e16, up = (z * slope + offset for slope, offset in self._lines)
+            halts = np.greater(e8, e16, out=halting[rows])
+            np.maximum(e8, e16, out=prices[0, rows])
+            np.minimum(up, e8, out=up)  # rounding must not put a step's price above that of the one below
+            prices[1, rows] = np.where(halts, up, -np.inf)
+            costs[0, rows] = np.where(halts, self._c8, self._c16)
         return _Steps(prices, costs, halting)
 
 
