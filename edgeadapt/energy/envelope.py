@@ -69,7 +69,11 @@ class EnergyEnvelope:
 
 
 def planner_of(envelope: EnergyEnvelope, tensors: Mapping[str, Array]) -> Planner:
-    """The plans of an adapter, from its stored tensors (adapters/hest of the training stage)."""
+    """The plans of an adapter, from its stored tensors (adapters/hest of the training stage).
+
+    Raises EdgeAdaptError where they are not of one adapter, or not this envelope's.
+    """
+    check_tensors(envelope, tensors)
     offsets = np.stack([tensor(tensors, f"{name}.b") for name in envelope.modules], axis=1)  # [L, M, 16, 3]
     widths = [
         (tensor(tensors, f"{name}.V").shape[2], tensor(tensors, f"{name}.U").shape[2]) for name in envelope.modules
@@ -87,15 +91,13 @@ def planner_of(envelope: EnergyEnvelope, tensors: Mapping[str, Array]) -> Planne
 
 
 def constants(group: SpectralGroup, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """The inputs of a group but its states."""
+    """The inputs of a group but its states, of tensors that `check_tensors` let pass."""
     V, s = (np.stack([tensor(tensors, f"{name}.{part}") for name in group.modules], axis=1) for part in "Vs")
     layers, modules, count, d = V.shape
     U = np.zeros((layers, modules, count, group.width), np.float16)
     span = np.zeros((layers, modules, count, 2), np.int64)
     for at, (name, offset) in enumerate(zip(group.modules, group.offsets, strict=True)):
         rows = tensor(tensors, f"{name}.U")
-        if offset + rows.shape[2] > group.width:
-            raise EdgeAdaptError(f"{name}: {rows.shape[2]} columns from {offset} on do not fit {group.width}")
         U[:, at, :, offset : offset + rows.shape[2]] = rows
         span[:, at] = offset, offset + rows.shape[2]
     flat_V, flat_U, flat_s = V.reshape(-1, d), U.reshape(-1, group.width), s.reshape(-1)
@@ -117,8 +119,35 @@ def states_of(envelope: EnergyEnvelope, states: NDArray[np.uint8], layers: int) 
     return found
 
 
-def tensor(tensors: Mapping[str, Array], name: str) -> Array:
-    """A stored tensor. Raises EdgeAdaptError where there is none of that name."""
+def check_tensors(envelope: EnergyEnvelope, tensors: Mapping[str, Array]) -> None:
+    """U, V float16, b [L, n, 3] and s [L, n] of every module, W [k, d] and G [L, k]: names, ranks and sizes."""
+    layers, k = tensor(tensors, "G", 2).shape
+    directions = tensor(tensors, f"{envelope.modules[0]}.s", 2).shape[1]
+    wanted: dict[str, tuple[int, ...]] = {"W": (k, -1), "G": (layers, k)}
+    for group in envelope.groups:
+        depth = tensor(tensors, f"{group.modules[0]}.V", 3).shape[2]
+        for name, offset in zip(group.modules, group.offsets, strict=True):
+            wanted |= {f"{name}.V": (layers, directions, depth), f"{name}.U": (layers, directions, -1)}
+            wanted |= {f"{name}.s": (layers, directions), f"{name}.b": (layers, directions, 3)}
+            columns = tensor(tensors, f"{name}.U", 3).shape[2]
+            if offset + columns > group.width:
+                raise EdgeAdaptError(f"{name}: {columns} columns from {offset} on do not fit {group.width}")
+    for name, shape in wanted.items():
+        found = tensor(tensors, name, len(shape))
+        kind = np.float32 if name.endswith(".s") else np.float16
+        if found.dtype != kind or any(size not in (-1, has) for size, has in zip(shape, found.shape, strict=True)):
+            raise EdgeAdaptError(f"tensor {name!r} is {found.dtype} {list(found.shape)}, not {np.dtype(kind)} {shape}")
+        if not np.isfinite(found).all():
+            raise EdgeAdaptError(f"tensor {name!r} holds a NaN or an infinity; train the adapter again")
+
+
+def tensor(tensors: Mapping[str, Array], name: str, rank: int | None = None) -> Array:
+    """A stored tensor. Raises EdgeAdaptError where there is none of that name, or one of another rank."""
     if name not in tensors:
         raise EdgeAdaptError(f"the adapter has no tensor {name!r}, so it is not a HEST adapter; train it again")
-    return tensors[name]
+    found = tensors[name]
+    if rank is not None and (found.ndim != rank or not found.size):
+        raise EdgeAdaptError(
+            f"tensor {name!r} has shape {list(found.shape)}; it must have {rank} dimensions, none empty"
+        )
+    return found
