@@ -71,7 +71,7 @@ def route(tokens: int) -> Case:
 def atom_mix(tokens: int) -> Case:
     """On q, k and v, packed; of two atoms, since no other is read."""
     chosen = np.random.default_rng(2).integers(0, 2, (1, tokens, 2))
-    tables = {"U": normal(2, 960), "V": normal(2, 3, D), "g": normal(1, 2, 3)}
+    tables = {"U": normal(2, 960), "V": normal(2, 1, D), "g": normal(1, 2, 3)}
     columns = np.array([[0, 576], [576, 768], [768, 960]])
     inputs = {"y": normal(1, tokens, 960), "x": normal(1, tokens, D), **tables}
     return Case(

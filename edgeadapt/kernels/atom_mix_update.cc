@@ -23,24 +23,34 @@ struct AtomMixUpdate : VectorKernel {
   static constexpr int kInPlace = 0;
 
   int64_t row;
+  Tensor columns;  // where they are constant
+  bool constant;
 
-  OrtStatus* Load(const NodeInfo& node) { return node.Get("row", 0, INT32_MAX, &row); }
+  OrtStatus* Load(const NodeInfo& node) {
+    constant = true;
+    if (OrtStatus* status = node.Get("row", 0, INT32_MAX, &row)) return status;
+    return node.Constant(kColumns, kInputs[kColumns], &columns, &constant);
+  }
 
   OrtStatus* Compute(Context& context) const {
     Tensor in[kInputCount];
     for (size_t i = 0; i < kInputCount; ++i) {
-      if (OrtStatus* status = context.Get(i, kInputs[i], &in[i])) return status;
+      if (i == kColumns && constant) {
+        in[i] = columns;
+      } else if (OrtStatus* status = context.Get(i, kInputs[i], &in[i])) {
+        return status;
+      }
     }
     if (OrtStatus* status = Check(context, in)) return status;
     float* z = nullptr;
     if (OrtStatus* status = context.Output(in[kY], &z)) return status;
 
     const size_t rows = in[kY].dim(0) * in[kY].dim(1), m = in[kY].dim(2), d = in[kX].dim(2);
-    const size_t segments = in[kV].dim(1), k = in[kIndex].dim(2);
+    const size_t reads = in[kV].dim(1), k = in[kIndex].dim(2);
     if (m == 0) return nullptr;  // there may be any number of empty rows
     const float *y = in[kY].as<float>(), *x = in[kX].as<float>(), *weight = in[kWeight].as<float>();
     const int64_t* index = in[kIndex].as<int64_t>();
-    return context.For(rows, rows * k * (segments * d + m), [&](size_t begin, size_t end) {
+    return context.For(rows, rows * k * (reads * d + m), [&](size_t begin, size_t end) {
       if (z != y) std::memcpy(z + begin * m, y + begin * m, (end - begin) * m * sizeof(float));
       for (size_t at = begin; at < end; ++at) {
         for (size_t j = at * k; j < (at + 1) * k; ++j) {
@@ -52,16 +62,16 @@ struct AtomMixUpdate : VectorKernel {
 
   // z += weight g[row, i, s] (V[i, s] . x) U[i, its columns], every segment s.
   void AddAtom(const Tensor (&in)[kInputCount], size_t i, float weight, const float* x, float* z) const {
-    const size_t atoms = in[kV].dim(0), segments = in[kV].dim(1), d = in[kX].dim(2);
+    const size_t atoms = in[kG].dim(1), segments = in[kG].dim(2), reads = in[kV].dim(1), d = in[kX].dim(2);
     const float* u = in[kU].as<float>() + i * in[kU].dim(1);
-    const float* g = in[kG].as<float>() + static_cast<size_t>(row) * atoms * segments;
+    const float* v = in[kV].as<float>() + i * reads * d;
+    const float* g = in[kG].as<float>() + (static_cast<size_t>(row) * atoms + i) * segments;
+    float inner = 0.0f;
     for (size_t s = 0; s < segments; ++s) {
-      const size_t at = i * segments + s;
+      if (s < reads) inner = vectors->dot(v + s * d, x, d);
       const auto first = static_cast<size_t>(in[kColumns].as<int64_t>()[2 * s]);
       const auto end = static_cast<size_t>(in[kColumns].as<int64_t>()[2 * s + 1]);
-      if (first >= end) continue;
-      const float c = weight * g[at] * vectors->dot(in[kV].as<float>() + at * d, x, d);
-      vectors->axpy(z + first, c, u + first, z + first, end - first);
+      if (first < end) vectors->axpy(z + first, weight * g[s] * inner, u + first, z + first, end - first);
     }
   }
 
@@ -76,9 +86,13 @@ struct AtomMixUpdate : VectorKernel {
     const int64_t atoms = in[kU].shape[0];
     const int64_t V_shape[] = {atoms, -1, in[kX].shape[2]};
     if (OrtStatus* status = context.Expect(in[kV], "V", 3, V_shape)) return status;
-    const int64_t segments = in[kV].shape[1];
-    const int64_t g_shape[] = {-1, atoms, segments};
+    const int64_t g_shape[] = {-1, atoms, -1};
     if (OrtStatus* status = context.Expect(in[kG], "g", 3, g_shape)) return status;
+    const int64_t segments = in[kG].shape[2];
+    if (in[kV].shape[1] != segments && in[kV].shape[1] != 1) {
+      return context.Invalid("input 'V' reads %lld times; it must be once or once for each of %lld segments",
+                             static_cast<long long>(in[kV].shape[1]), static_cast<long long>(segments));
+    }
     if (row >= in[kG].shape[0]) {
       return context.Invalid("attribute 'row' is %lld; input 'g' has %lld rows", static_cast<long long>(row),
                              static_cast<long long>(in[kG].shape[0]));

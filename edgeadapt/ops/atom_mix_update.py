@@ -3,16 +3,16 @@
     z[b,t,c] = y[b,t,c] + sum_j weight[b,t,j] g[row,i,s] (V[i,s] . x[b,t]) U[i,c]    i = index[b,t,j],  c in segment s
 
     y       : float32 [B, T, m]                x : float32 [B, T, d]
-    U       : float32 [M, m], written          V : float32 [M, S, d], read
+    U       : float32 [M, m], written          V : float32 [M, S, d], read; or [M, 1, d], the same for all segments
     g       : float32 [R, M, S], gains of R blocks; this one's are g[row]        row : attribute, 0 <= row < R
     columns : int64 [S, 2], segment s is columns[s,0] <= c < columns[s,1]
     index   : int64 [B, T, k], 0 <= index < M  weight : float32 [B, T, k]          z : float32 [B, T, m]
 
 A linear layer that computes one matrix has S = 1 and columns = [[0, m]]; packed projections (q, k, v) are segments of
-one output, each with its own gains and its own V. Columns of no segment stay as they are, exactly; where segments
-overlap their sums add. index and weight come from AtomRoute, one for all sites of a block. The work per token is
-k (S d + m) products, whatever M is: k atoms are gathered, never all of them. U, V and g are the same inputs of the
-graph in all blocks: an input costs the runtime more at every step than a site's work.
+one output, each with its own gains and, if they differ, its own V. Columns of no segment stay as they are, exactly;
+where segments overlap their sums add. index and weight come from AtomRoute, one for all sites of a block. The work per
+token is k (S d + m) products at most, whatever M is: k atoms are gathered, never all of them. U, V and g are the same
+inputs of the graph in all blocks: an input costs the runtime more at every step than a site's work.
 
 Sums run in float32. weight = 0, g = 0, U = 0 or V = 0 give z = y for finite inputs. Each (batch, token) row depends on
 its own rows alone: a NaN in one token of x stays there. T = 0 gives an empty z; k is 1 at least. An index outside
@@ -48,11 +48,12 @@ def reference(  # noqa: PLR0917 - the op's inputs, in the op's order
         U.ndim == 2
         and V.ndim == 3
         and g.ndim == 3
-        and g.shape[1:] == V.shape[:2]
+        and g.shape[1] == len(V)
+        and V.shape[1] in (1, g.shape[2])
         and U.shape == (len(V), m)
         and V.shape[2] == d,
         NAME,
-        f"U {U.shape}, V {V.shape} and g {g.shape} must be [M, {m}], [M, S, {d}] and [R, M, S]",
+        f"U {U.shape}, V {V.shape} and g {g.shape} must be [M, {m}], [M, S or 1, {d}] and [R, M, S]",
     )
     require(
         columns.dtype == np.int64 and columns.shape == (g.shape[2], 2),
@@ -147,6 +148,8 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
         name = "random B={} T={} d={} m={} M={} k={}".format(*shape)
         yield Case(f"{name} S={len(columns)}", given(shape, columns), attributes={"row": number % 3})
     last_row = {"row": 2}
+    one = given((1, 2, 576, 960, 16, 2), packed)
+    yield Case("one V for all segments", {**one, "V": one["V"][:, :1]}, attributes=last_row)
     yield Case("columns of no segment stay", given((2, 3, 16, 40, 8, 2), [[0, 10], [25, 33]]), attributes=last_row)
     yield Case("overlapping segments add", given((1, 3, 16, 40, 8, 2), [[0, 30], [10, 40]]), attributes=last_row)
     yield Case("empty segments", given((1, 3, 16, 40, 8, 2), [[0, 0], [0, 40], [30, 10]]), attributes=last_row)

@@ -291,6 +291,12 @@ REFUSED = [
         replace("V", lambda v: v[:, :, 1:]),
         r"input 'V' has shape \[128,3,575\], expected \[128,\*,576\]",
     ),
+    (
+        "AtomMixUpdate",
+        {},
+        replace("V", lambda v: v[:, :2]),
+        "input 'V' reads 2 times; it must be once or once for each",
+    ),
     ("AtomMixUpdate", {}, replace("g", lambda g: g[:0]), "attribute 'row' is 0; input 'g' has 0 rows"),
     ("AtomMixUpdate", {}, replace("weight", lambda w: w[:, :, :1]), "input 'weight' has shape"),
     ("AtomRoute", {}, replace("K", lambda k: k[:, :1]), "expected"),

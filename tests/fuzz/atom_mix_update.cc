@@ -9,7 +9,7 @@ EDGEADAPT_FUZZ(AtomMixUpdate, source) {
   return {{{kFloat, {B, T, m}},
            {kFloat, {B, T, d}},
            {kFloat, {M, m}},
-           {kFloat, {M, S, d}},
+           {kFloat, {M, source.OneIn(2) ? 1 : S, d}},
            {kFloat, {R, M, S}},
            {kInt64, {S, 2}, m + 1},
            {kInt64, {B, T, k}, M},
