@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 
 from edgeadapt.bundle import FactorPrecision
 from edgeadapt.energy.costs import PROFILES
-from edgeadapt.energy.envelope import EnergyEnvelope, SpectralGroup, constants, planner_of, states_of, tensor
+from edgeadapt.energy.envelope import (
+    EnergyEnvelope,
+    SpectralGroup,
+    check_tensors,
+    constants,
+    planner_of,
+    states_of,
+    tensor,
+)
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import OPS
 from edgeadapt.tensors import serialise
@@ -51,7 +59,6 @@ class Hest:
 
     def write(self, folder: Path, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> Deployed:
         envelope = envelope_of(model, geometry, adapter)
-        planner_of(envelope, adapter.tensors)
         (folder / WEIGHTS).write_bytes(serialise(adapter.tensors))
         return Deployed("spectral", WEIGHTS, envelope.inputs, envelope=envelope)
 
@@ -116,7 +123,9 @@ def envelope_of(model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> 
     for linear, found in grouped.items():
         offsets, names = zip(*sorted(found), strict=True)
         groups.append(SpectralGroup(linear, widths[linear], names, offsets))
-    return _envelope(adapter, tuple(groups))
+    envelope = _envelope(adapter, tuple(groups))
+    check_tensors(envelope, adapter.tensors)
+    return envelope
 
 
 def _envelope(adapter: StoredAdapter, groups: tuple[SpectralGroup, ...]) -> EnergyEnvelope:
