@@ -56,10 +56,14 @@ class Himalaya:
                 f"the adapter is {_tables(adapter).width} wide, the backbone {geometry.hidden_size}; "
                 "export it with the backbone it was trained on"
             )
-        residual = GraftPostNorm if geometry.kind == "encoder" else GraftResidual
-        if _terms(adapter):
-            residual = GraftTerms
-        apply(model, residual(geometry, layers) if kind == "residual" else GraftSquare(geometry, layers, modules))
+        graft: ir.passes.InPlacePass
+        if kind == "square":
+            graft = GraftSquare(geometry, layers, modules)
+        elif _terms(adapter):
+            graft = GraftTerms(geometry, layers)
+        else:
+            graft = (GraftPostNorm if geometry.kind == "encoder" else GraftResidual)(geometry, layers)
+        apply(model, graft)
 
     def merge(self, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> None:
         raise EdgeAdaptError(

@@ -32,16 +32,6 @@ def linear(torch_block: Any, module: str) -> Any:
 Change = Callable[[Any, Any], Any]  # (x, y) -> the new y
 
 
-def rank_one_on_output(r: Any, g: float) -> Change:
-    """y + g r (r^T y): a residual site."""
-    return lambda x, y: y + g * (y @ r)[..., None] * r
-
-
-def rank_one_on_input(r: Any, g: float) -> Change:
-    """y + g r (r^T x): a square site."""
-    return lambda x, y: y + g * (x @ r)[..., None] * r
-
-
 def low_rank(a: Any, b: Any) -> Change:
     """y + (x A) B."""
     return lambda x, y: y + (x @ a) @ b

@@ -61,7 +61,7 @@ def term_rows(k: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
 
 def apply_update(y: Tensor, x: Tensor, V: Tensor, W: Tensor, g: Tensor) -> Tensor:
     """y + ((x V^T) g) W in y's dtype: y, x [B, T, d], V, W [B, R, d], g [B, R]."""
-    result: Tensor = _Site.apply(y, None if x is y else x, V, W, g)  # type: ignore[no-untyped-call]
+    result: Tensor = _Site.apply(y, None if x is y else x, V, W, g)
     return result
 
 
@@ -80,7 +80,7 @@ class _Site(torch.autograd.Function):
         return torch.baddbmm(wide, p * g[:, None], W).to(y.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, V, W, g, p = ctx.saved_tensors
         exact = _exact(x)
