@@ -32,7 +32,7 @@ from tests.exported import Exported
 
 needs_sshd = pytest.mark.skipif(bool(ABSENT), reason=f"not installed: {', '.join(ABSENT)} (openssh-server)")
 BARE = ["bare"]
-QUICK = ["--quick"]
+QUICK = ["--quick", "--workload", "generation:prompt=4:output=1"]
 AGENT = Path(address.__file__).with_name("agent.py")
 SOURCES = os.pathsep.join({str(Path(str(package.__file__)).parents[1]) for package in (edgeadapt, edgeadapt_bench)})
 
@@ -70,16 +70,18 @@ def nothing_runs(board: Board) -> None:
 
 @needs_sshd
 def test_rows_come_back_from_the_board(board: Board, exported: Exported) -> None:
-    bundle, told = exported("himalaya", "int4"), []
+    bundle, other, told = exported("himalaya", "int4"), exported("lora"), []
 
-    report = device(board).bench(bundle, BARE, QUICK, tell=told.append)
+    report = device(board).bench(bundle, [*BARE, str(other)], QUICK, tell=told.append)
 
     assert isinstance(report, RemoteReport)
     document = report.to_json()
     found = results.checked("there", document)
     assert found.device["name"] == str(device(board).address)
-    assert {row["bundle"] for row in found.rows} == {str(bundle)} == set(document["sizes"])
-    assert {row["variant"] for row in found.rows} == {"bare", "himalaya"}
+    bundles = {row["variant"]: row["bundle"] for row in found.rows}
+    assert bundles == {"bare": str(bundle), "himalaya": str(bundle), other.name: str(other)}
+    assert set(document["sizes"]) == {str(bundle), str(other)}
+    assert str(board.cache) not in json.dumps(document)
     assert not found.emulated
     assert any(line.startswith("measuring") for line in told)
     nothing_runs(board)

@@ -20,6 +20,7 @@ from edgeadapt import __version__
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import sha256_of
 from edgeadapt.progress import Progress, transfer
+from edgeadapt_bench.baselines import ALL, COMPETITORS, own
 from edgeadapt_bench.devices.board import BOARD
 from edgeadapt_bench.devices.ssh.address import Address
 from edgeadapt_bench.devices.ssh.connection import Connection
@@ -56,13 +57,15 @@ class SshDevice:
         Raises:
             EdgeAdaptError: one line; after a lost connection the next call goes on where this one was.
         """
-        paths = [bundle, *(Path(name) for name in baselines if Path(name).exists())]
+        known = {ALL, *own.NAMED, *(competitor.name for competitor in COMPETITORS)}
+        paths = [bundle, *(Path(name) for name in baselines if name not in known and Path(name).exists())]
         payloads = {str(path): payload_of(path) for path in paths}
         with Connection(self.address, tell) as board:
             python = self._python(board, tell)
             there = {path: self._copied(board, payload) for path, payload in payloads.items()}
             words = [there[str(bundle)], "--device", self._word(board), *options]
-            words += [word for name in baselines for word in ("--baseline", there.get(str(Path(name)), name))]
+            for name in baselines:
+                words += ["--baseline", name if name in known else there.get(str(Path(name)), name)]
             board.doing = "measuring"
             document = board.ask("bench", python=python, words=words)["report"]
         return RemoteReport(self._here(document, {there[path]: path for path in there}))
