@@ -8,30 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_export.graph_map import (
-    LINEAR_OPS,
-    MICROSOFT,
-    Geometry,
-    Linear,
-    Slice,
-    linears,
-    module_slice,
-    output_width,
-)
-
-__all__ = [
-    "LINEAR_OPS",
-    "MICROSOFT",
-    "Geometry",
-    "Linear",
-    "Slice",
-    "block_output",
-    "linears",
-    "lm_head",
-    "module_slice",
-    "output_width",
-    "residual_start",
-]
+from edgeadapt_export.graph_map import LINEAR_OPS, linears
 
 
 def block_output(model: ir.Model, layer: int) -> ir.Node:

@@ -10,8 +10,8 @@ import pytest
 
 from edgeadapt.backbones import resolve
 from edgeadapt_export.backbones import decoder
-from edgeadapt_export.decoder_map import Geometry
 from edgeadapt_export.decoder_source import geometry
+from edgeadapt_export.graph_map import Geometry
 from tests.support import tiny_backbone
 
 

@@ -13,8 +13,8 @@ import pytest
 from edgeadapt.codecs import blockwise
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import OPS
-from edgeadapt_export.decoder_map import linears, module_slice
 from edgeadapt_export.decoder_source import base_graph
+from edgeadapt_export.graph_map import linears, module_slice
 from edgeadapt_export.passes import apply
 from edgeadapt_export.passes.choose_logits import ChooseLogits
 from edgeadapt_export.passes.compute_rotary import ComputeRotaryTables, inverse_frequencies

@@ -35,7 +35,7 @@ from edgeadapt.errors import EdgeAdaptError, MissingExtra
 from edgeadapt.progress import Progress, silent
 from edgeadapt.records import read_json
 from edgeadapt_export.backbones.kept import architecture, kept_graph
-from edgeadapt_export.decoder_map import MICROSOFT
+from edgeadapt_export.graph_map import MICROSOFT
 from edgeadapt_export.passes import apply
 from edgeadapt_export.passes.common import float_matrix, nodes
 from edgeadapt_export.passes.linear_bias import MoveLinearBias

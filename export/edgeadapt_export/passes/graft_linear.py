@@ -21,7 +21,7 @@ from edgeadapt.bundle import FactorPrecision
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import DOMAIN
 from edgeadapt.ops.low_rank_update import INDEX_INPUT
-from edgeadapt_export.decoder_map import Geometry, linears, module_slice, output_width
+from edgeadapt_export.graph_map import Geometry, linears, module_slice, output_width
 from edgeadapt_export.passes.common import nodes
 
 OP = "LowRankUpdate"

@@ -13,7 +13,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeadapt.ops import DOMAIN
-from edgeadapt_export.decoder_map import Geometry, block_output
+from edgeadapt_export.decoder_map import block_output
+from edgeadapt_export.graph_map import Geometry
 from edgeadapt_export.passes.common import nodes
 from edgeadapt_export.passes.direction_inputs import add_direction_inputs
 

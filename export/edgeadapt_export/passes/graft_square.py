@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import DOMAIN
-from edgeadapt_export.decoder_map import Geometry, Slice, module_slice
+from edgeadapt_export.graph_map import Geometry, Slice, module_slice
 from edgeadapt_export.passes.common import add_initializer, nodes
 from edgeadapt_export.passes.direction_inputs import add_direction_inputs
 

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeadapt_export.decoder_map import MICROSOFT
+from edgeadapt_export.graph_map import MICROSOFT
 from edgeadapt_export.passes.common import add_initializer, constant, drop_unused_initializers, nodes, replace
 
 _BIAS = 5  # MatMulNBits' place for it

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeadapt_export.decoder_map import MICROSOFT
+from edgeadapt_export.graph_map import MICROSOFT
 from edgeadapt_export.passes.common import add_initializer, drop_dead_nodes, nodes
 
 _IDS, _TYPES, _WORDS, _POSITIONS, _TYPE_ROWS, _GAMMA, _BETA, _MASK, _POSITION_IDS = range(9)

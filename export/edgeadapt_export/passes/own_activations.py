@@ -13,7 +13,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeadapt.ops import DOMAIN
-from edgeadapt_export.decoder_map import LINEAR_OPS
+from edgeadapt_export.graph_map import LINEAR_OPS
 from edgeadapt_export.passes.common import nodes, replace
 from edgeadapt_export.passes.own_matmul import OWN
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeadapt.ops import DOMAIN
-from edgeadapt_export.decoder_map import MICROSOFT
+from edgeadapt_export.graph_map import MICROSOFT
 from edgeadapt_export.passes.common import nodes, replace
 from edgeadapt_export.passes.quantise import ACCURACY_LEVEL
 

@@ -23,7 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeadapt.codecs import BlockQuantised, int4, int8
-from edgeadapt_export.decoder_map import MICROSOFT
+from edgeadapt_export.graph_map import MICROSOFT
 from edgeadapt_export.passes.common import add_initializer, drop_unused_initializers, float_matrix, nodes, replace
 
 Precision = Literal["int4", "int8"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgeadapt_export.decoder_map import MICROSOFT
+from edgeadapt_export.graph_map import MICROSOFT
 from edgeadapt_export.passes.common import nodes, replace
 
 
