@@ -72,8 +72,8 @@ class EncoderEngine(Adapted):
 
     def hidden(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The last hidden states [S_i, d] float32 of each row of token ids, with the adapter in use."""
-        feeds = {} if self._adapter is None else self._adapter.feeds_of(rows, self._task)
-        states = self._run(rows, feeds)
+        tokens = self._padded(rows)
+        states = self._run(*tokens, {} if self._adapter is None else self._adapter.feeds_of(rows, self._task))
         return [states[row, : len(ids)] for row, ids in enumerate(rows)]
 
     def embed(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -82,7 +82,8 @@ class EncoderEngine(Adapted):
 
     def respond(self, ids: Sequence[int], feeds: Feeds | None = None) -> np.ndarray:
         """All hidden states of one row, [S * d] float32."""
-        return np.asarray(self._run([ids], self.inputs(ids) if feeds is None else feeds)[0].ravel())
+        tokens = self._padded([ids])
+        return np.asarray(self._run(*tokens, self.inputs(ids) if feeds is None else feeds)[0].ravel())
 
     def classify(self, text: str) -> Classification:
         """Label one text by the current task."""
@@ -130,12 +131,11 @@ class EncoderEngine(Adapted):
             self._heads[name] = Heads.of(tensors, entry.tasks, entry.pooling, width)
         return task, self._task, self._heads[name]
 
-    def _run(self, rows: Sequence[Sequence[int]], given: Mapping[str, ort.OrtValue]) -> np.ndarray:
+    def _run(self, ids: np.ndarray, mask: np.ndarray, given: Mapping[str, ort.OrtValue]) -> np.ndarray:
         """last_hidden_state [B, S, d]; adapter inputs that are not given are zero."""
-        ids, mask = self._padded(rows)
         tokens = {IDS: ids, MASK: mask, **({TYPES: np.zeros_like(ids)} if self._types else {})}
         feeds = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in tokens.items()}
-        zeros = {name: zero_of(item, len(rows)) for name, item in self._own.items() if name not in given}
+        zeros = {name: zero_of(item, len(ids)) for name, item in self._own.items() if name not in given}
         try:
             found = self._session.run_with_ort_values([HIDDEN], {**feeds, **zeros, **given})
         except Exception as error:  # the runtime raises classes of its own

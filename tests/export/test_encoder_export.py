@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.errors import CheckFailed, EdgeAdaptError
 from edgeadapt.heads import Heads
 from edgeadapt.inspect import describe
+from edgeadapt.runtime.answer import answer
 from edgeadapt.runtime.encoder import EncoderEngine
 from edgeadapt.runtime.engine import Engine
 from edgeadapt.runtime.opening import open_bundle
@@ -196,3 +198,38 @@ def test_the_blocks_and_maps_of_pytorchs_encoders_are_found() -> None:
     assert torch_sites.linear(block, "down_proj") is model.transformer.layer[1].ffn.lin2
     with pytest.raises(EdgeAdaptError, match="no block 2"):
         torch_sites.block(model, 2)
+
+
+def test_what_cannot_be_asked_is_refused_in_one_line(made: Made) -> None:
+    engine = EncoderEngine.open(made())
+    with pytest.raises(EdgeAdaptError, match="choose a task"):
+        engine.classify(TEXT)
+    engine.task("topics")
+    with pytest.raises(EdgeAdaptError, match="task topics is of kind classification, not tokens"):
+        engine.tag(TEXT)
+    with pytest.raises(EdgeAdaptError, match="the text is empty"):
+        engine.classify(" ")
+    with pytest.raises(EdgeAdaptError, match="the text has 97 tokens; the model takes 96"):
+        engine.embed([[5] * 97])
+    with pytest.raises(EdgeAdaptError, match="outside the model's vocabulary of 320"):
+        engine.embed([[320]])
+    with pytest.raises(EdgeAdaptError, match="an encoder answers tasks alone; choose one with --task: topics, names"):
+        answer(made(), TEXT)
+
+
+def test_words_beyond_what_the_task_reads_belong_to_nothing(made: Made) -> None:
+    engine = EncoderEngine.open(made())
+    engine.task("names")
+    found = engine.tag("word " * 40)
+    assert len(found.words) == len(found.labels) == len(found.probabilities) == 40
+    assert found.probabilities[0] is not None
+    assert set(found.probabilities[15:]) == {None}
+    assert set(found.labels[15:]) == {"O"}
+
+
+def test_words_are_printed_with_their_labels(made: Made) -> None:
+    sink = io.StringIO()
+    answer(made(), "Ada is here", task="names", sink=sink)
+    labels = [pair.split("/") for pair in sink.getvalue().split()]
+    assert [word for word, _ in labels] == ["Ada", "is", "here"]
+    assert {label for _, label in labels} <= set(NAMES.choices)
