@@ -11,6 +11,7 @@ A 4-bit backbone is a training device: what a run stores is the adapter, and exp
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -22,10 +23,15 @@ from edgeadapt.errors import EdgeAdaptError, MissingExtra
 def options(dtype: torch.dtype, place: torch.device) -> dict[str, Any]:
     """What `from_pretrained` has to be told. Raises MissingExtra without bitsandbytes, EdgeAdaptError on a device for
     which it has nothing."""
+    remarks = logging.getLogger("bitsandbytes")
+    level = remarks.level
+    remarks.setLevel(logging.ERROR)  # it says which inference kernels it would rather fetch
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
         raise MissingExtra("nf4", "bitsandbytes") from None
+    finally:
+        remarks.setLevel(level)
     if place.type not in ("cpu", "cuda"):
         raise EdgeAdaptError(f"model.quantisation=4bit on device={place.type}: use cpu or cuda")
     from transformers import BitsAndBytesConfig
