@@ -75,7 +75,7 @@ class Planner:
         self.macs = np.repeat(np.array([site.d_in + site.d_out for site in sites], np.int64), count)
         costs = np.stack([self.macs * profile.int8, self.macs * profile.wide], axis=1)
         self.allocator = Allocator(layer, b.reshape(-1, 3).astype(np.float64), costs, kappa)
-        self.fixed = (W.shape[1] + len(G)) * len(W) * profile.fp32
+        self.fixed: int = (W.shape[1] + len(G)) * len(W) * profile.fp32
 
     @property
     def token_budget(self) -> int:

@@ -61,6 +61,9 @@ class Hest(Adapter):
         "s, the controller's W and w, the states' offsets b",
         "decoder, planned at run time from the embeddings (SpectralUpdate)",
     )
+    price: Tensor
+    costs: Tensor
+    layer: Tensor
 
     def __init__(self, config: HestConfig, host: Host, seed: int) -> None:
         super().__init__()

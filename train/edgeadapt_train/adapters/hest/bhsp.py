@@ -33,6 +33,8 @@ class Bhsp(LowRank):
         "s",
         "decoder, as inputs in fp32, fp16 or int8 (LowRankUpdate), or merged",
     )
+    gradient: Tensor
+    macs: Tensor
 
     def __init__(self, config: BhspConfig, host: Host, seed: int) -> None:
         super().__init__(host, config.modules, DIRECTIONS)

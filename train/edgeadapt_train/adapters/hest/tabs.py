@@ -45,6 +45,7 @@ class Tabs(Adapter):
         "s, the gates' a and c",
         "decoder, gates in the graph (LowRankUpdate)",
     )
+    mean_gate: Tensor
 
     def __init__(self, config: TabsConfig, host: Host, seed: int) -> None:
         super().__init__()
@@ -143,7 +144,7 @@ class Tabs(Adapter):
         return ((self._gate(site.layer, x)[..., None] * x) @ V.T) @ B
 
     def _stored(self) -> dict[str, Tensor]:
-        tensors = {"a": self.a, "c": self.c}
+        tensors: dict[str, Tensor] = {"a": self.a, "c": self.c}
         scales = self.s.unflatten(0, (self.basis.depth, len(self.basis.names)))  # sites by layer, then by module
         for at, name in enumerate(self.basis.names):
             tensors[f"{name}.V"] = self.basis.read(name)
