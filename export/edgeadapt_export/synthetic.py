@@ -16,7 +16,6 @@ TinyLlama/TinyLlama-1.1B-Chat-v1.0 and meta-llama/Llama-2-7b-hf.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -43,7 +42,7 @@ from edgeadapt_export.store import WeightStore
 
 LAYOUT = 1  # raise it when what is kept changes; older bundles are then made anew
 MINIMUM_ONNXRUNTIME = "1.23"  # as for every decoder with quantised weights (decoder_source.py)
-_SEED_VOCABULARY = 256
+_SEED_VOCABULARY = 251  # no width of any model: the builder knows the LM head by this number
 Precision = Literal["int4", "int8"]
 
 
@@ -183,17 +182,16 @@ def _config(shape: Shape, layers: int = SEED_LAYERS, vocabulary: int = _SEED_VOC
 def seed_model(shape: Shape, folder: Path, layers: int = SEED_LAYERS, vocabulary: int = _SEED_VOCABULARY) -> Path:
     """A folder with a random model of so many layers, in bfloat16, and a tokenizer that knows no word."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from tokenizers import Tokenizer, models
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(_config(shape, layers, vocabulary), dtype=torch.bfloat16)
         model.save_pretrained(folder)
-    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2}
-    tokenizer = {"version": "1.0", "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<pad>"}}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2}, unk_token="<pad>"))
+    make: Any = PreTrainedTokenizerFast
+    make(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>").save_pretrained(folder)
     return folder
 
 
