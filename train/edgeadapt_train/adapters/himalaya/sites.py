@@ -27,7 +27,7 @@ class Sites:
     def __init__(self, host: Host, kind: str, modules: tuple[str, ...]) -> None:
         self._host, self.kind = host, kind
         self._handles: list[RemovableHandle] = []
-        self._current: Update | None = None
+        self._current: tuple[Update, tuple[Tensor, ...]] | None = None
         self._targets: list[list[tuple[str, nn.Linear]]] = []
         if kind == "square":
             wanted = tuple(map(module_name, modules))
@@ -67,7 +67,7 @@ class Sites:
     @contextmanager
     def using(self, update: Update) -> Iterator[None]:
         """Make this update in the forwards inside."""
-        before, self._current = self._current, update
+        before, self._current = self._current, (update, update.gains.unbind(dim=1))
         try:
             yield
         finally:
@@ -88,8 +88,10 @@ class Sites:
         return hook
 
     def _updated(self, y: Tensor, x: Tensor, index: int) -> Tensor:
-        now = self._current
-        return y if now is None else apply_update(y, x, now.read, now.write, now.gains[:, index])
+        if self._current is None:
+            return y
+        update, gains = self._current
+        return apply_update(y, x, update.read, update.write, gains[index])
 
     def to_json(self) -> dict[str, Any]:
         if self.kind == "residual":

@@ -72,35 +72,32 @@ class _Site(torch.autograd.Function):
     def forward(  # noqa: PLR0917 - autograd's signature
         ctx: Any, y: Tensor, x: Tensor | None, V: Tensor, W: Tensor, g: Tensor
     ) -> Tensor:
-        exact = _exact(y)
-        wide = y.to(exact)
-        p = torch.bmm(wide if x is None else x.to(exact), V.transpose(1, 2))
+        wide = y.to(_exact(y))
+        p = torch.bmm(wide if x is None else x.to(wide.dtype), V.transpose(1, 2))
         ctx.save_for_backward(y if x is None else x, V, W, g, p)
         ctx.residual = x is None
-        return torch.baddbmm(wide, p * g[:, None], W).to(y.dtype)
+        return _added(wide, p * g[:, None], W, keep=wide is y).to(y.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, V, W, g, p = ctx.saved_tensors
-        exact = _exact(x)
-        G = gradient.to(exact)
+        G = gradient.to(_exact(x))
         s = torch.bmm(G, W.transpose(1, 2))
         q = s * g[:, None]
         wants_y, wants_x, wants_v, wants_w, wants_g = ctx.needs_input_grad
-        dy = dx = dV = dW = dg = None
-        if ctx.residual:
-            dy = torch.baddbmm(G, q, V).to(x.dtype) if wants_y else None
-        else:
-            dy = gradient if wants_y else None
-            dx = torch.bmm(q, V).to(x.dtype) if wants_x else None
-        if wants_v:
-            dV = torch.bmm(q.transpose(1, 2), x.to(exact))
-        if wants_w:
-            dW = torch.bmm((p * g[:, None]).transpose(1, 2), G)
-        if wants_g:
-            dg = (s * p).sum(dim=1)
-        return dy, dx, dV, dW, dg
+        dV = torch.bmm(q.transpose(1, 2), x.to(G.dtype)) if wants_v else None
+        dW = torch.bmm((p * g[:, None]).transpose(1, 2), G) if wants_w else None
+        dg = (s * p).sum(dim=1) if wants_g else None
+        if not ctx.residual:
+            return gradient if wants_y else None, torch.bmm(q, V).to(x.dtype) if wants_x else None, dV, dW, dg
+        dy = _added(G, q, V, keep=G is gradient).to(x.dtype) if wants_y else None  # G is no longer needed as it was
+        return dy, None, dV, dW, dg
+
+
+def _added(to: Tensor, left: Tensor, right: Tensor, *, keep: bool) -> Tensor:
+    """to + left right; in place unless `to` is to be kept, for a new copy costs as much as the product."""
+    return torch.baddbmm(to, left, right) if keep else to.baddbmm_(left, right)
 
 
 def _exact(x: Tensor) -> torch.dtype:
