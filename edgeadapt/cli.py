@@ -250,7 +250,8 @@ def bench_measure(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to compare with, repeatable: bare, bodies, lora8-merged, lora8-unmerged, another bundle."
+            help="What to compare with, repeatable: bare, bodies, lora8-merged, lora8-unmerged, stock, "
+            "onnxruntime-genai, llama.cpp, pytorch, openvino, another bundle; all that can run here."
         ),
     ] = None,
     workload: Annotated[
@@ -258,6 +259,7 @@ def bench_measure(
         typer.Option(help="What to measure, repeatable: NAME[:SIZE=NUMBER[,NUMBER...]...], see below."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Bound the whole run to 40 s.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Bound the whole run to so many minutes instead.")] = None,
     threads: Annotated[str, typer.Option(help="Threads that one operation may use; several: 1,2,4.")] = "1",
     cool_down: Annotated[
         float | None,
@@ -319,6 +321,7 @@ def bench_measure(
         baselines=baseline,
         workloads=workloads.parse(workload or ()),
         quick=quick,
+        minutes=minutes,
         threads=workloads.numbers("--threads", threads),
         cool_down=cool_down,
         json_out=json_out,

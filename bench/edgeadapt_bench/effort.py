@@ -52,3 +52,10 @@ class Effort:
 
 THOROUGH = Effort()
 QUICK = Effort(samples=30, openings=4, seconds=1.0, window=2, warm_up_rounds=4, total_seconds=33.0)
+
+
+def bounded(minutes: float) -> Effort:
+    """As thorough as so much time allows; a few seconds of it are for starting and ending."""
+    if minutes < 1:
+        raise EdgeAdaptError(f"--minutes {minutes:g}: give at least 1, or --quick")
+    return replace(THOROUGH, window=2, warm_up_rounds=4, total_seconds=60 * minutes - 10)

@@ -18,7 +18,7 @@ from edgeadapt.files import write_json
 from edgeadapt_bench import bandwidth, devices
 from edgeadapt_bench.baselines import COMPETITORS, Selection, Variant, own, select
 from edgeadapt_bench.devices.ssh import RemoteReport
-from edgeadapt_bench.effort import QUICK, THOROUGH, Effort
+from edgeadapt_bench.effort import QUICK, THOROUGH, Effort, bounded
 from edgeadapt_bench.emulation.bench import EmulatedReport
 from edgeadapt_bench.emulation.bench import bench as emulated_bench
 from edgeadapt_bench.encoders import encoder_variants, is_encoder
@@ -38,6 +38,7 @@ def bench(
     baselines: Sequence[str] | None = None,
     workloads: Sequence[Workload] = (),
     quick: bool = False,
+    minutes: float | None = None,
     threads: int | Sequence[int] = 1,
     cool_down: float | None = None,
     json_out: Path | None = None,
@@ -53,6 +54,7 @@ def bench(
             edgeadapt's own if none are given.
         workloads: what is measured; generation and switches of a decoder, embeddings of an encoder if none are given.
         quick: bound the whole run to 40 s.
+        minutes: bound it to so many minutes instead.
         threads: threads that one operation may use, in every variant; of several numbers each is measured by itself.
         cool_down: degrees Celsius that a device which keeps time is waited for before models are opened.
         json_out: write every row to this file, too.
@@ -65,11 +67,11 @@ def bench(
     began = time.monotonic()
     started = now()
     say = tell or (lambda line: print(line, file=sys.stderr, flush=True))
-    plan = effort or (QUICK if quick else THOROUGH)
+    plan = effort or (QUICK if quick else THOROUGH if minutes is None else bounded(minutes))
     counts = [threads] if isinstance(threads, int) else list(threads)
     where = devices.choose(device, cool_down)
     if isinstance(where, devices.SshDevice):
-        asked = bench_words(workloads, counts, quick=quick, cool_down=cool_down)
+        asked = bench_words(workloads, counts, quick=quick, minutes=minutes, cool_down=cool_down)
         return _written(where.bench(bundle, baselines or (), asked, say), json_out)
     mixing = any(isinstance(workload, Mixed) for workload in workloads)
     selected, usual = _chosen(bundle, baselines, mixing, native_host=isinstance(where, devices.HostDevice))
@@ -126,10 +128,16 @@ def _chosen(
 
 
 def bench_words(
-    workloads: Sequence[Workload], threads: Sequence[int], *, quick: bool, cool_down: float | None
+    workloads: Sequence[Workload],
+    threads: Sequence[int],
+    *,
+    quick: bool,
+    minutes: float | None = None,
+    cool_down: float | None,
 ) -> list[str]:
     """The same request in words of the command line."""
     words = ["--quick"] * quick + ["--threads", ",".join(map(str, threads))]
+    words += [] if minutes is None else ["--minutes", f"{minutes:g}"]
     words += [] if cool_down is None else ["--cool-down", f"{cool_down:g}"]
     for workload in workloads:
         sizes = [f"{size}={value}" for size, value in workload.sizes().items() if size != "name"]

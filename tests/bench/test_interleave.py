@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_bench.effort import Effort
+from edgeadapt_bench.effort import THOROUGH, Effort, bounded
 from edgeadapt_bench.inputs import prompt_ids
 from edgeadapt_bench.turns import Turn, affordable, interleave, order
 
@@ -135,3 +135,10 @@ def test_the_prompt_is_the_same_for_everyone() -> None:
     assert prompt_ids(10, 300, seed=1) != prompt_ids(10, 300)
     assert len(prompt_ids(10, 300)) == 10
     assert max(prompt_ids(10, 5)) < 5
+
+
+def test_as_thorough_as_the_minutes_allow() -> None:
+    found = bounded(4)
+    assert (found.total_seconds, found.openings, found.samples) == (230.0, THOROUGH.openings, THOROUGH.samples)
+    with pytest.raises(EdgeAdaptError, match="--minutes 0.5: give at least 1, or --quick"):
+        bounded(0.5)
