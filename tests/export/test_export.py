@@ -233,7 +233,7 @@ def test_another_backbone_than_the_runs_is_refused(tiny: Tiny, tmp_path: Path) -
 def test_an_unknown_method_is_named(tiny: Tiny, tmp_path: Path) -> None:
     run = run_of(tiny, tmp_path / "run")
     write_adapter(run.path, replace(run.adapter, method="telepathy"), run.tensors())
-    with pytest.raises(EdgeAdaptError, match="'telepathy' cannot be exported; known are himalaya, lora"):
+    with pytest.raises(EdgeAdaptError, match="'telepathy' cannot be exported; known are bhsp, coltas, "):
         quiet(run, tmp_path / "bundle")
 
 

@@ -8,12 +8,23 @@ PyTorch model, which is what parity is measured against.
 from __future__ import annotations
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_export.methods import himalaya, lora
+from edgeadapt_export.methods import atom_mix, full, glodis, hest, himalaya, lilac, lora, loreft, tabs
 from edgeadapt_export.methods.contract import Deployed, Deployer, StoredAdapter
 
 DEPLOYERS: dict[str, Deployer] = {
+    "bhsp": lora.Lora(),
+    "coltas": lora.Lora(),
+    "full": full.Full(),
+    "glodis": glodis.Glodis(),
+    "hf-sat-lora": atom_mix.AtomMix(),
+    "hest": hest.Hest(),
     "himalaya": himalaya.Himalaya(),
+    "lilac": lilac.Lilac(),
     "lora": lora.Lora(),
+    "loreft": loreft.Loreft(),
+    "sat-lora": atom_mix.AtomMix(),
+    "tabs": tabs.Tabs(),
+    "unihyper": atom_mix.AtomMix(),
 }
 
 
