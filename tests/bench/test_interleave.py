@@ -140,5 +140,5 @@ def test_the_prompt_is_the_same_for_everyone() -> None:
 def test_as_thorough_as_the_minutes_allow() -> None:
     found = bounded(4)
     assert (found.total_seconds, found.openings, found.samples) == (230.0, THOROUGH.openings, THOROUGH.samples)
-    with pytest.raises(EdgeAdaptError, match="--minutes 0.5: give at least 1, or --quick"):
+    with pytest.raises(EdgeAdaptError, match=r"--minutes 0\.5: give at least 1, or --quick"):
         bounded(0.5)
