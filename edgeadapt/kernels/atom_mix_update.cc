@@ -47,7 +47,7 @@ struct AtomMixUpdate : VectorKernel {
 
     const size_t rows = in[kY].dim(0) * in[kY].dim(1), m = in[kY].dim(2), d = in[kX].dim(2);
     const size_t reads = in[kV].dim(1), k = in[kIndex].dim(2);
-    if (m == 0) return nullptr;  // there may be any number of empty rows
+    if (rows == 0 || m == 0) return nullptr;  // there may be any number of empty rows
     const float *y = in[kY].as<float>(), *x = in[kX].as<float>(), *weight = in[kWeight].as<float>();
     const int64_t* index = in[kIndex].as<int64_t>();
     return context.For(rows, rows * k * (reads * d + m), [&](size_t begin, size_t end) {
