@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := edgeadapt train export bench scripts tests
 
-.PHONY: help demo test test-slow lint format bench bench-kernels wheels kernels-check clean
+.PHONY: help demo test test-slow lint format bench bench-kernels bench-ratchet wheels kernels-check clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ demo/bundle/edgeadapt.json:
 bench-kernels: $(INSTALLED)  ## count instructions on an emulated Cortex-A72: stock, ours, llama.cpp (half an hour)
 	@scripts/build-kernels --target aarch64
 	@$(BIN)/python scripts/kernel_counts.py
+
+bench-ratchet: $(INSTALLED)  ## fail if a count on an emulated Cortex-A72 moved by more than 2 % since bench/ratchet.json
+	@scripts/build-kernels --target aarch64
+	@$(BIN)/python scripts/bench_ratchet.py
 
 wheels: $(INSTALLED)  ## the distributable wheels, for this machine and for a Raspberry Pi, in dist/
 	@$(BIN)/python scripts/build_wheel.py
