@@ -256,7 +256,7 @@ def bench_measure(
     ] = None,
     workload: Annotated[
         list[str] | None,
-        typer.Option(help="What to measure, repeatable: NAME[:SIZE=NUMBER[,NUMBER...]...], see below."),
+        typer.Option(help="What to measure, repeatable: NAME[:SIZE=NUMBER[,NUMBER...]...], as above."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Bound the whole run to 40 s.")] = False,
     minutes: Annotated[float | None, typer.Option(help="Bound the whole run to so many minutes instead.")] = None,
