@@ -26,7 +26,7 @@ class Batch(Workload):
 
     name: ClassVar[str] = "batch"
     says: ClassVar[str] = "several texts in lock-step"
-    phases: ClassVar[tuple[str, ...]] = ("decode", "prefill")
+    phases: ClassVar[tuple[str, ...]] = ("prefill", "decode")
 
     rows: int = 4
     prompt: int = 64
@@ -51,7 +51,7 @@ class InStep:
         self._decoder = decoder
         self._ids = np.stack([prompt_ids(prompt, decoder.vocabulary_size, seed=row) for row in range(rows)])
         self._output = output
-        self._tokens = self._prefill()
+        self._tokens: np.ndarray | None = None
 
     def turn(self, phase: str) -> Times:
         times = Times()
@@ -59,6 +59,8 @@ class InStep:
             with times.one():
                 self._tokens = self._prefill()
             return times
+        if self._tokens is None:
+            self._tokens = self._prefill()
         self._decoder.rewind(self._ids.shape[1])
         tokens = self._decoder.step(self._tokens).argmax(axis=-1)  # another process had the caches in between
         for _ in range(self._output):

@@ -20,7 +20,7 @@ class Mixed(Workload):
 
     name: ClassVar[str] = "mixed"
     says: ClassVar[str] = "a batch whose rows use different adapters"
-    phases: ClassVar[tuple[str, ...]] = ("decode", "prefill")
+    phases: ClassVar[tuple[str, ...]] = ("prefill", "decode")
 
     adapters: int = 4
     rows: int = 4
