@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeadapt_bench.baselines import Variant
+from edgeadapt_bench.devices.host import HostDevice
+
 BENCH = Path(__file__).parents[2] / "bench"
 CORE = Path(__file__).parents[2]
 MB = 1_000_000
@@ -55,3 +58,14 @@ del block
 print(memory.peak() - before)
 """
     assert child(code) == pytest.approx(120 * MB, abs=2 * MB)
+
+
+def test_the_harness_itself_is_not_counted() -> None:
+    """Two workers of the real harness, one of which holds 100 MB more: that is what their increases differ by."""
+    increases = []
+    for size in (1000, 100 * MB):
+        variant = Variant("x", Path(), "bare", worker="tests.bench.hungry", options={"bytes": str(size)})
+        with HostDevice().worker(variant, threads=1) as worker:
+            increases.append(worker.call("memory")["increase_bytes"])
+    assert increases[0] < 2 * MB
+    assert increases[1] - increases[0] == pytest.approx(100 * MB, abs=2 * MB)
