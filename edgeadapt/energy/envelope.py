@@ -92,18 +92,27 @@ def planner_of(envelope: EnergyEnvelope, tensors: Mapping[str, Array]) -> Planne
 
 def constants(group: SpectralGroup, tensors: Mapping[str, Array]) -> dict[str, Array]:
     """The inputs of a group but its states, of tensors that `check_tensors` let pass."""
-    V, s = (np.stack([tensor(tensors, f"{name}.{part}") for name in group.modules], axis=1) for part in "Vs")
-    layers, modules, count, d = V.shape
-    U = np.zeros((layers, modules, count, group.width), np.float16)
-    span = np.zeros((layers, modules, count, 2), np.int64)
-    for at, (name, offset) in enumerate(zip(group.modules, group.offsets, strict=True)):
-        rows = tensor(tensors, f"{name}.U")
-        U[:, at, :, offset : offset + rows.shape[2]] = rows
-        span[:, at] = offset, offset + rows.shape[2]
-    flat_V, flat_U, flat_s = V.reshape(-1, d), U.reshape(-1, group.width), s.reshape(-1)
-    V8, U8, s8 = spectral_update.stored(flat_V, flat_U, flat_s)
-    made = (flat_V, flat_U, flat_s, V8, U8, s8, span.reshape(-1, 2))
-    return {group.input(part): np.ascontiguousarray(value) for part, value in zip(PARTS, made, strict=True)}
+    parts: dict[str, list[Array]] = {part: [] for part in PARTS}
+    for name, offset in zip(group.modules, group.offsets, strict=True):
+        V, U, s = (tensor(tensors, f"{name}.{part}") for part in "VUs")
+        layers, count, columns = U.shape
+        V8, U8, s8 = spectral_update.stored(V.reshape(-1, V.shape[2]), U.reshape(-1, columns), s.reshape(-1))
+        span = np.broadcast_to(np.array([offset, offset + columns]), (layers, count, 2))
+        made = V, _placed(U, offset, group.width), s, V8, _placed(U8, offset, group.width), s8, span
+        for part, rows in zip(PARTS, made, strict=True):
+            parts[part].append(rows.reshape(layers, count, -1))
+    found = {}
+    for part, stacks in parts.items():
+        rows = np.stack(stacks, axis=1)  # [L, modules, directions, ...]
+        found[group.input(part)] = rows.reshape(-1) if part in ("s", "s8") else rows.reshape(-1, rows.shape[3])
+    return found
+
+
+def _placed(rows: Array, offset: int, width: int) -> Array:
+    """Rows [.., columns] among `width` columns that are zero elsewhere."""
+    whole = np.zeros((*rows.shape[:-1], width), rows.dtype)
+    whole[..., offset : offset + rows.shape[-1]] = rows
+    return whole
 
 
 def states_of(envelope: EnergyEnvelope, states: NDArray[np.uint8], layers: int) -> dict[str, NDArray[np.uint8]]:
