@@ -144,7 +144,7 @@ def with_scales(manifest: dict[str, Any]) -> None:
         (lambda m: m["adapters"].append(m["adapters"][0]), "two adapters have the same name: demo, lora, demo"),
         (lambda m: m["adapters"][0].update(name="../up"), "adapter '../up'"),
         (lambda m: m["adapters"][0].update(kind="merged"), "adapter demo: a graph of its own"),
-        (lambda m: m["adapters"][1].update(parts=[]), "adapter lora: weights and parts"),
+        (lambda m: m["adapters"][1].update(parts=[]), "adapter lora: parts are what"),
         (lambda m: m["adapters"][1].update(inputs=["x"]), "fill other inputs"),
         (lambda m: m["adapters"][1]["parts"][0]["blocks"][0].update(offset=5), "do not fit at column 5 of 12"),
         (lambda m: m["adapters"][1]["parts"][0]["blocks"][0].update(offset=-1), "starts outside"),

@@ -18,7 +18,7 @@ from edgeadapt_export.graph_map import linears, module_slice
 from edgeadapt_export.passes import apply
 from edgeadapt_export.passes.choose_logits import ChooseLogits
 from edgeadapt_export.passes.compute_rotary import ComputeRotaryTables, inverse_frequencies
-from edgeadapt_export.passes.direction_inputs import R, update_input
+from edgeadapt_export.passes.direction_inputs import direction_names
 from edgeadapt_export.passes.embed_only import KeepEmbedding
 from edgeadapt_export.passes.function_bodies import AddFunctionBodies
 from edgeadapt_export.passes.fuse_silu import FuseSilu
@@ -163,8 +163,9 @@ def test_a_direction_of_zero_or_gains_of_zero_change_nothing_to_the_bit(tiny: Ti
 
 def direction(r: np.ndarray, gains: np.ndarray, *, r_too: bool = True) -> dict[str, np.ndarray]:
     """A graph's direction inputs: r [B, 1, d] and u_i = g_i r for gains [B, L]."""
-    updates = {update_input(i): gains[:, i, None, None] * r for i in range(gains.shape[1])}
-    return {R: r, **updates} if r_too else updates
+    first, *names = direction_names(gains.shape[1])
+    updates = {name: gains[:, i, None, None] * r for i, name in enumerate(names)}
+    return {first: r, **updates} if r_too else updates
 
 
 def test_each_row_of_a_batch_has_its_own_direction(tiny: Tiny, tmp_path: Path) -> None:
