@@ -1,15 +1,21 @@
-"""Values for a graph's inputs where only their cost matters."""
+"""Values for a graph's inputs where only their cost matters.
+
+Importing this imports no engine: workers of other engines want prompts, too, and onnxruntime would count as theirs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops.low_rank_update import INDEX_INPUT
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 NUMPY_TYPES = {
     "tensor(float)": np.float32,
@@ -25,6 +31,8 @@ NUMPY_TYPES = {
 def noise(item: ort.NodeArg, sizes: Mapping[str, int] = MappingProxyType({})) -> ort.OrtValue:
     """A small random value for an adapter input; of the dimensions that the graph leaves open, `sizes` says how large
     those are that have a name there, and the others are 1. An adapter index goes through all adapters in turn."""
+    import onnxruntime as ort
+
     if item.type not in NUMPY_TYPES:
         raise EdgeAdaptError(f"input {item.name} is {item.type}; known are {', '.join(NUMPY_TYPES)}")
     shape = [size if isinstance(size, int) else sizes.get(size, 1) for size in item.shape]
@@ -37,6 +45,8 @@ def noise(item: ort.NodeArg, sizes: Mapping[str, int] = MappingProxyType({})) ->
 def per_row(item: ort.NodeArg, value: ort.OrtValue, rows: int) -> ort.OrtValue:
     """An adapter input's value for one row, for `rows` of them: repeated where the graph leaves the first dimension
     open, and as it is where it does not."""
+    import onnxruntime as ort
+
     if rows == 1 or isinstance(item.shape[0], int):
         return value
     return ort.OrtValue.ortvalue_from_numpy(np.repeat(value.numpy(), rows, axis=0))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeadapt_bench.serving import Times
+from edgeadapt_bench.times import Times
 
 
 class GreedySubject(ABC):

@@ -10,14 +10,16 @@ one piece, and memory grows with rows x prompt.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from edgeadapt_bench.inputs import prompt_ids
-from edgeadapt_bench.rows import RowsDecoder
 from edgeadapt_bench.times import Times
 from edgeadapt_bench.workloads.contract import CannotTakePartError, Workload
+
+if TYPE_CHECKING:
+    from edgeadapt_bench.rows import RowsDecoder
 
 
 @dataclass(frozen=True)
