@@ -6,7 +6,8 @@ Backbones have the shapes of SmolLM2-135M and of MiniLM and random weights, in t
 here; a step is the learner's own, 8 texts of 64 tokens, in the first task. Rows already in table.json stay, so that the
 table may be measured in pieces.
     step time       a method's step and LoRA-8's in turn, in one process, one thread, after a warm-up step of each;
-                    the median of the paired ratios, and the quarter to either side of it
+                    processor time, which other work on the machine disturbs least; the median of the paired ratios,
+                    and the quarter to either side of it
     memory          a process of its own: the highest resident size during three steps, over that of the loaded
                     backbone (Linux: VmHWM, reset before; VmRSS)
     bytes           what ships for one task on a new adapter (edgeadapt methods)
@@ -90,9 +91,9 @@ def learner(base: Backbone, name: str) -> tuple[Learner, Any]:
 def seconds(made: Learner, adapter: Any) -> float:
     """One step of a method, the others being off the host."""
     adapter.attach()
-    start = time.perf_counter()
+    start = time.process_time()
     made.step()
-    taken = time.perf_counter() - start
+    taken = time.process_time() - start
     adapter.detach()
     return taken
 
@@ -144,8 +145,10 @@ def in_child(*words: str) -> dict[str, Any]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A table per shape."""
-    text = f"# What adapters cost in training\n\n{BATCH} texts of {TOKENS} tokens a step, one thread; `step` and its\n"
-    text += "ratio beside peft's LoRA-8, in turn (median, quartiles); memory above the loaded backbone.\n"
+    text = (
+        f"# What adapters cost in training\n\n{BATCH} texts of {TOKENS} tokens a step, one thread; processor time of\n"
+    )
+    text += "a step, and its ratio to peft's LoRA-8's in turn (median, quartiles); memory above the loaded backbone.\n"
     text += "Written by `scripts/methods_table.py`, which says how.\n"
     for shape in methods.SHAPES:
         chosen = [row for row in rows if row["shape"] == shape]
@@ -175,7 +178,6 @@ def main() -> None:
         print(json.dumps(found))
         return
     file = given.out / "table.json"
-    rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.is_file() else []
     sizes = {row.name: row.bytes for row in methods.rows()}
     for shape in given.shapes:
         for name in given.methods:
@@ -184,6 +186,7 @@ def main() -> None:
             time_of = in_child("--rounds", str(given.rounds), "--one", "time", name, shape)
             row = {"adapter": name, "shape": shape, "bytes": sizes[name][shape], **time_of}
             row |= in_child("--one", "memory", name, shape)
+            rows = json.loads(file.read_text())["rows"] if file.is_file() else []
             rows = [*(old for old in rows if (old["adapter"], old["shape"]) != (name, shape)), row]
             order = {known: at for at, known in enumerate((BASELINE, *DEFAULT))}
             rows.sort(key=lambda item: (item["shape"], order.get(item["adapter"], len(order)), item["adapter"]))

@@ -148,4 +148,4 @@ def test_an_expanded_adapter_ships_its_stored_bytes_and_a_few_nodes(name: str, h
     stored = sum(value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None)
     assert stored == entry.bytes.deployed == sum(bench.adapter.byte_terms().values())
     assert not graph.inputs
-    assert sum(node.op_type != "Constant" for node in graph) < 50  # whatever the number of layers
+    assert sum(node.op_type != "Constant" for node in graph) < 64  # all layers at once: tens, not tens per layer
