@@ -68,7 +68,7 @@ class Op:
     """
 
     name: str
-    reference: Callable[..., NDArray[np.float32] | tuple[NDArray[np.float32], ...]]
+    reference: Callable[..., NDArray[np.float32] | tuple[Array, ...]]
     body: Callable[..., str]
     forms: tuple[Mapping[str, bool], ...]
     cases: Callable[[np.random.Generator], Iterator[Case]]
@@ -97,7 +97,7 @@ class Op:
             names.pop()
         return names
 
-    def expected(self, case: Case) -> tuple[NDArray[np.float32], ...]:
+    def expected(self, case: Case) -> tuple[Array, ...]:
         """The reference's outputs for `case`."""
         found = self.reference(**case.inputs, **case.attributes)
         return found if isinstance(found, tuple) else (found,)

@@ -20,7 +20,8 @@ from edgeadapt_export.methods.contract import Array, StoredAdapter
 ANCHOR, ATOMS, BUCKETS, TYPES, TASK_UNIT = 256, 128, 8, 6, 1 / 32
 MIXER_SHAPES = {"mixer1": (14, 8), "mixer2": (128, 15), "delta": (BUCKETS, ATOMS)}
 TYPE_OF = {"q_proj": 0, "k_proj": 1, "v_proj": 2, "o_proj": 3, "gate_proj": 4, "up_proj": 4, "down_proj": 5}
-F32, F64 = NDArray[np.float32], NDArray[np.float64]
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

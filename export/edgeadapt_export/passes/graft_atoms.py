@@ -132,7 +132,7 @@ class GraftAtoms(ir.passes.InPlacePass):
         for kind in self.layout.tables:
             m, segments = sum(kind.widths), len(kind.widths)
             reads = 1 if self.mixture.read_once else segments
-            sizes = ([M, m], [M, reads, kind.depth], [self.layout.layers, M, segments])
+            sizes: tuple[list[int | str], ...] = ([M, m], [M, reads, kind.depth], [self.layout.layers, M, segments])
             shapes.update(zip(kind.inputs, sizes, strict=True))
             ends = np.cumsum(kind.widths)
             ranges = np.stack((ends - kind.widths, ends), axis=1).astype(np.int64)
@@ -144,10 +144,9 @@ class GraftAtoms(ir.passes.InPlacePass):
             route = ir.node(
                 ROUTE, [h, *router], {"k": self.mixture.top_k}, num_outputs=2, domain=DOMAIN, name=_route(layer)
             )
-            for value, name, kind in zip(
-                route.outputs, ("index", "weight"), (ir.DataType.INT64, ir.DataType.FLOAT), strict=True
-            ):
-                value.name, value.type = f"{route.name}/{name}", ir.TensorType(kind)
+            types = {"index": ir.DataType.INT64, "weight": ir.DataType.FLOAT}
+            for value, (name, dtype) in zip(route.outputs, types.items(), strict=True):
+                value.name, value.type = f"{route.name}/{name}", ir.TensorType(dtype)
             first = min((known[layer, name].node for name in self.layout.kinds), key=list(model.graph).index)
             model.graph.insert_before(first, route)
             for name, kind in self.layout.kinds.items():

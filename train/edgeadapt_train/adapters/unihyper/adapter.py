@@ -246,7 +246,9 @@ class UniHyper(AtomMix):
         self.stage = 1 if source is None else 2
         self._source = source
         if source is not None:
-            source.fill(self.atoms, self.gains[0], self.router)
+            mixer = self.gains[0]
+            assert isinstance(mixer, Mixer)
+            source.fill(self.atoms, mixer, self.router)
         self._check()
 
     @property

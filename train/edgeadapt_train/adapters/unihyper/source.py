@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeadapt.backbones import resolve
 from edgeadapt.codecs import int8, nibbles
@@ -20,6 +20,7 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.rundir import RunDir
 from edgeadapt_train.adapters.unihyper.atoms import SharedAtoms
 from edgeadapt_train.adapters.unihyper.config import TASK_UNIT, UniHyperConfig
+from edgeadapt_train.adapters.unihyper.gains import Mixer
 from edgeadapt_train.adapters.unihyper.router import Router
 
 
@@ -55,10 +56,10 @@ class Source:
         if found.revision != reference.revision:
             raise EdgeAdaptError(f"{reference.id}: is at {found.revision}, the source run saw {reference.revision}")
         model = load(found.path, found.id, found.revision, "fp32", "cpu")
-        return model.embedding.weight.detach().float()  # type: ignore[operator,union-attr]
+        return model.embedding.weight.detach().float()  # type: ignore[operator]
 
     @torch.no_grad()
-    def fill(self, atoms: SharedAtoms, mixer: nn.Module, router: Router) -> None:
+    def fill(self, atoms: SharedAtoms, mixer: Mixer, router: Router) -> None:
         """Put the stored numbers into the masters."""
         rows = {
             "U": atoms.U,
