@@ -14,6 +14,7 @@ import pytest
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.files import sha256_of
 from edgeadapt.runtime import session
 from edgeadapt.runtime.decoder import Decoder, other_inputs
 from edgeadapt_bench import gguf_files
@@ -73,6 +74,16 @@ def test_a_competitor_that_is_named_must_run(bundle: Bundle) -> None:
     with pytest.raises(EdgeAdaptError, match=r"neither a bundle directory nor one of bare, .*, all$"):
         select(bundle, ["stock"], ())
     assert [item.name for item in select(bundle, ["stock"]).variants] == ["bare", "himalaya", "stock"]
+
+
+def test_a_result_names_weights_but_not_where_a_cache_is(tmp_path: Path) -> None:
+    weights = tmp_path / "gguf" / "model.gguf"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    variant = Variant("x", tmp_path / "bundle", "bare", files=(weights,), precision="Q4_0")
+    assert str(variant.place) == "gguf/model.gguf"
+    assert variant.sha256() == sha256_of(weights)
+    assert variant.sizes() == {"model.gguf": 7}
 
 
 def test_nobody_but_edgeadapt_unless_asked(bundle: Bundle) -> None:

@@ -47,12 +47,12 @@ class Variant:
 
     @property
     def place(self) -> Path:
-        """Where the model lies that is loaded: the bundle, or the other engine's weights."""
-        return self.files[0] if self.files else self.bundle
+        """What is loaded, as a result names it: the bundle, or the other engine's weights, whose cache is anywhere."""
+        return Path(*self.files[0].parts[-2:]) if self.files else self.bundle
 
     def sha256(self) -> str:
         """Of the weights' file, or of the bundle's manifest, which lists every file's own."""
-        return remembered_sha256(self.place if self.files else self.bundle / MANIFEST)
+        return remembered_sha256(self.files[0] if self.files else self.bundle / MANIFEST)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every file that belongs to the model."""
