@@ -199,6 +199,7 @@ def _scaling(result: Result) -> list[Section]:
     """What grew with what; nothing where no size took two values."""
     colours = kinds(result)
     drawn = []
+    figure: Callable[[float], str]
     for one in (one for block in blocks(result) for one in series(block)):
         if one.phase is None:
             title, figure = f"Memory held{one.at}", _bytes

@@ -83,7 +83,8 @@ def bench(
         return _written(counted, json_out)
     before = where.conditions()
     bandwidths = [bandwidth.measure(count) for count in counts]
-    rows, memory = [], []
+    rows: list[Row] = []
+    memory: list[Memory] = []
     for count in counts:
         beginning = time.monotonic() if rows else began
         run = Measurement(where, chosen, count, measured, plan.shared_among(len(counts)), beginning, say)

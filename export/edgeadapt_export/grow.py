@@ -52,7 +52,7 @@ def grow(model: ir.Model, layers: int, vocabulary: int) -> ir.Model:
 def _counterpart(block: list[ir.Node], copied: list[ir.Node], value: ir.Value | None) -> ir.Value:
     """What a copy has in the place of a value that the block makes."""
     for node, copy in zip(block, copied, strict=True):
-        if value in node.outputs:
+        if value is not None and value in node.outputs:
             return copy.outputs[list(node.outputs).index(value)]
     raise EdgeAdaptError("the graph's last layer is no block that can be repeated; it is none of this exporter's")
 
