@@ -172,7 +172,8 @@ def graph_checks(bundle: Bundle, threads: int) -> Iterator[Check]:
 
 def _sensitivity(engine: Adapted, ids: list[int], expected: np.ndarray) -> float:
     """Largest change of the response over `NUDGES` of the adapter's inputs."""
-    inputs = {name: value.numpy() for name, value in engine.inputs(ids).items()}
+    fed = engine.inputs(ids)  # kept: the arrays below are views of it
+    inputs = {name: value.numpy() for name, value in fed.items()}
     largest = 0.0
     for nudge in NUDGES:
         nudged = {name: ort.OrtValue.ortvalue_from_numpy(_nudged(value, nudge)) for name, value in inputs.items()}
