@@ -139,6 +139,13 @@ void ScaledProduct(float c, const float* x, const float* g, float* z, size_t n) 
 
 void Axpy(const float* y, float c, const float* x, float* z, size_t n) {
   size_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W) {
+    V sums[4];
+    EDGEADAPT_UNROLL
+    for (size_t k = 0; k < 4; ++k) sums[k] = Load(y + i + k * W) + c * Load(x + i + k * W);
+    EDGEADAPT_UNROLL
+    for (size_t k = 0; k < 4; ++k) Store(z + i + k * W, sums[k]);
+  }
   for (; i + W <= n; i += W) Store(z + i, Load(y + i) + c * Load(x + i));
   for (; i < n; ++i) z[i] = y[i] + c * x[i];
 }
