@@ -23,7 +23,7 @@ from edgeadapt_bench.emulation.bench import EmulatedReport
 from edgeadapt_bench.emulation.bench import bench as emulated_bench
 from edgeadapt_bench.encoders import encoder_variants, is_encoder
 from edgeadapt_bench.measure import Measurement, measure
-from edgeadapt_bench.report import BenchReport, now, sizes
+from edgeadapt_bench.report import BenchReport, Memory, Row, now, sizes
 from edgeadapt_bench.workloads import DECODER, ENCODER, Mixed, Workload
 
 _SYNTHETIC = "synthetic: random weights in a published shape"
