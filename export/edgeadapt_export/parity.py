@@ -201,8 +201,8 @@ class AdapterFeeds:
             return {**self._factors, **states_of(envelope, planner.plan(h0).states, planner.layers)}
         if self._embed is None or self._own is None:
             return self._factors
-        ids = np.array([pooled_part(self._sites, prompt)], np.int64)
-        pool = self._embed.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+        tokens = np.array([pooled_part(self._sites, prompt)], np.int64)
+        pool = self._embed.run(None, {"input_ids": tokens, "attention_mask": np.ones_like(tokens)})[0]
         known = {POOL: pool, TASK: np.array([task], np.int64)}
         asked = {value.name: known[value.name] for value in self._own.get_inputs()}
         names = [output.name for output in self._own.get_outputs()]

@@ -100,8 +100,9 @@ class Worker:
         torch.set_num_threads(1)
         self.sizes = sizes
         found = resolve("SmolLM2-135M-Instruct")
-        self.backbone = load(found.path, found.id, found.revision, precision)
-        assert isinstance(self.backbone, CausalBackbone)
+        backbone = load(found.path, found.id, found.revision, precision)
+        assert isinstance(backbone, CausalBackbone)
+        self.backbone = backbone
         self.text = TextCodec.from_folder(found.path)
         tasks = demo.load(0, 600, sizes.validation, sizes.evaluation)
         self.tasks = {task.spec.name: task for task in tasks}

@@ -43,10 +43,8 @@ def options(dtype: torch.dtype, place: torch.device) -> dict[str, Any]:
 def keep_trainable(model: nn.Module) -> None:
     """In evaluation mode bitsandbytes repacks weights for CPUs with AVX-512 BF16, and no gradient passes through what
     it repacked. Nothing else in these maps depends on the mode."""
-    from bitsandbytes.nn import Linear4bit
-
     for module in model.modules():
-        if isinstance(module, Linear4bit):
+        if isinstance(module, nn.Linear) and getattr(module.weight, "quant_state", None) is not None:
             module.train()
 
 

@@ -39,7 +39,8 @@ class Scored:
 class Asked(Protocol):
     """The examples of a task, ready to be answered: by the numbers of those that make up a batch."""
 
-    lengths: Sequence[int]
+    @property
+    def lengths(self) -> Sequence[int]: ...
 
     def answers(self, rows: Sequence[int]) -> list[str]: ...
 

@@ -45,9 +45,9 @@ class Heads(nn.Module):
 
     def logits(self, task: int, features: Tensor) -> Tensor:
         """features [n, d] -> [n, C_t] float32."""
-        weight, bias = (parameter for _, parameter in self.of(task))
+        (_, weight), (_, bias) = self.of(task)
         if self._stored:
-            weight, bias = weight.half().float(), bias.half().float()
+            return features.float() @ weight.half().float().T + bias.half().float()
         return features.float() @ weight.T + bias
 
     @contextmanager

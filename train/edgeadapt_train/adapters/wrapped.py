@@ -6,8 +6,8 @@ beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,10 @@ class Wrapped(Adapter):
     def merged(self) -> dict[tuple[int, str], Tensor]:
         return self.inner.merged()
 
-    def conditioned(self, prompt: Prompt) -> AbstractContextManager[None]:
-        return self.inner.conditioned(prompt)
+    @contextmanager
+    def conditioned(self, prompt: Prompt) -> Iterator[None]:
+        with self.inner.conditioned(prompt):
+            yield
 
     def begin_task(self, index: int) -> list[Event]:
         return self.inner.begin_task(index)
