@@ -102,7 +102,9 @@ def _block(shape: Shape) -> nn.Module:
             "self_attn.o_proj": (d, d), "mlp.gate_proj": (d, inner), "mlp.up_proj": (d, inner),
             "mlp.down_proj": (inner, d),
         }  # fmt: skip
-        norms = {name: nn.RMSNorm(d, device="meta") for name in ("input_layernorm", "post_attention_layernorm")}
+        norms: dict[str, nn.Module] = {
+            name: nn.RMSNorm(d, device="meta") for name in ("input_layernorm", "post_attention_layernorm")
+        }
     else:
         linears = {
             "attention.self.query": (d, d), "attention.self.key": (d, kv), "attention.self.value": (d, kv),
