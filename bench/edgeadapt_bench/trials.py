@@ -120,8 +120,8 @@ def to_markdown(document: dict[str, Any]) -> str:
         f"tokens, {step * 1e3:.2f} ms each; load average {min(loads):.1f} to {max(loads):.1f} on "
         f"{document['device']['cores']} cores ({document['device']['cpu']})."
     )
-    heads = ("", "A/A: interval contains 1", "A/B, 2 % slower: interval above 1", "contains 1.02")
-    heads += ("median A/A", "median A/B", "interval's width")
+    heads = ["", "A/A: interval contains 1", "A/B, 2 % slower: interval above 1", "contains 1.02"]
+    heads += ["median A/A", "median A/B", "interval's width"]
     lines = [said_of_all, "", f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
     for clock, name in (("wall", "wall clock"), ("cpu", "computing time")):
         one = said[clock]

@@ -12,6 +12,8 @@ A 4-bit backbone is a training device: what a run stores is the adapter, and exp
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,18 +22,26 @@ from torch import Tensor, nn
 from edgeadapt.errors import EdgeAdaptError, MissingExtra
 
 
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """Inside: bitsandbytes, which peft imports where it is there, does not say which kernels it would rather fetch."""
+    remarks = logging.getLogger("bitsandbytes")
+    level = remarks.level
+    remarks.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        remarks.setLevel(level)
+
+
 def options(dtype: torch.dtype, place: torch.device) -> dict[str, Any]:
     """What `from_pretrained` has to be told. Raises MissingExtra without bitsandbytes, EdgeAdaptError on a device for
     which it has nothing."""
-    remarks = logging.getLogger("bitsandbytes")
-    level = remarks.level
-    remarks.setLevel(logging.ERROR)  # it says which inference kernels it would rather fetch
     try:
-        import bitsandbytes  # noqa: F401
+        with without_remarks():
+            import bitsandbytes  # noqa: F401
     except ImportError:
         raise MissingExtra("nf4", "bitsandbytes") from None
-    finally:
-        remarks.setLevel(level)
     if place.type not in ("cpu", "cuda"):
         raise EdgeAdaptError(f"model.quantisation=4bit on device={place.type}: use cpu or cuda")
     from transformers import BitsAndBytesConfig

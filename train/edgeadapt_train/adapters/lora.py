@@ -53,8 +53,9 @@ class Lora(Adapter):
     )
 
     def __init__(self, config: LoraConfig, host: Host, seed: int) -> None:
-        from peft import LoraConfig as PeftConfig
-        from peft import inject_adapter_in_model
+        with nf4.without_remarks():
+            from peft import LoraConfig as PeftConfig
+            from peft import inject_adapter_in_model
 
         super().__init__()
         self.config = config
