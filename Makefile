@@ -21,7 +21,7 @@ demo: $(INSTALLED)  ## train two tasks, export, ask, measure: the whole road on 
 	@$(BIN)/python scripts/demo.py
 
 test: $(INSTALLED)  ## unit tests and one walk of the whole road
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-slow: $(INSTALLED)  ## the long campaigns
 	@$(BIN)/python -m pytest -m slow

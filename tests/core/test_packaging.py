@@ -83,8 +83,11 @@ def test_extras_are_complete_and_the_core_is_small() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     core = {re.split(r"[^A-Za-z0-9-]", line)[0] for line in project["dependencies"]}
     assert core == {"jinja2", "numpy", "onnxruntime", "psutil", "rich", "safetensors", "tokenizers", "typer"}
-    assert set(project["optional-dependencies"]) == {"train", "export", "bench", "all", "dev"}
-    assert project["optional-dependencies"]["all"] == ["edgeadapt[train,export,bench]"]
+    extras = project["optional-dependencies"]
+    engines = {"bench-genai", "bench-llama", "bench-openvino", "bench-torch"}
+    assert set(extras) == {"train", "nf4", "export", "bench", *engines, "bench-all", "all", "dev"}
+    assert extras["all"] == ["edgeadapt[train,nf4,export,bench]"]
+    assert extras["bench-all"] == [f"edgeadapt[bench,{','.join(sorted(engines))}]"]
 
 
 def test_constraints_pin_every_direct_dependency_within_its_range() -> None:
