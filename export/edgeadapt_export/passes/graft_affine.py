@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgeadapt.ops import DOMAIN
-from edgeadapt_export.decoder_map import block_output
 from edgeadapt_export.graph_map import Geometry
-from edgeadapt_export.passes.common import nodes
+from edgeadapt_export.passes.block_end import ensure_updates, require_plain_ends, update_end
 
-OP = "LowRankUpdate"
+FAMILY = "loreft"
 
 
 def input_names(layer: int) -> tuple[str, str, str]:
@@ -35,40 +33,21 @@ class GraftAffine(ir.passes.InPlacePass):
         self.rank = rank
 
     def requires(self, model: ir.Model) -> None:
-        if any(nodes(model, OP)):
-            raise ir.passes.PreconditionError("the graph carries low-rank updates already")
-        for layer in self.layers:
-            end = block_output(model, layer)
-            if len(end.inputs) != 3:
-                raise ir.passes.PreconditionError(f"{end.name} does more than add and normalise")
+        require_plain_ends(model, self.layers)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         d, floats = self.geometry.hidden_size, ir.TensorType(ir.DataType.FLOAT)
+        shapes = ([d, self.rank], [self.rank, d], [d])
         for layer in self.layers:
-            end = block_output(model, layer)
-            b, a, _ = end.inputs
-            assert a is not None
-            shapes = ([d, self.rank], [self.rank, d], [d])
             down, up, bias = (
                 ir.Value(name=name, type=floats, shape=ir.Shape(shape))
                 for name, shape in zip(input_names(layer), shapes, strict=True)
             )
             model.graph.inputs.extend([down, up, bias])
-            total = ir.node("Add", [b, a], name=f"/loreft/layers.{layer}/Add")
-            update = ir.node(OP, [a, total.outputs[0], down, up], domain=DOMAIN, name=_name(layer))
-            for node in (total, update):
-                node.outputs[0].name = f"{node.name}/output_0"
-                node.outputs[0].type, node.outputs[0].shape = a.type, a.shape
-            model.graph.insert_before(end, [total, update])
-            end.replace_input_with(1, update.outputs[0])
+            end = update_end(model, layer, FAMILY, [down, up])
             end.resize_inputs(4)
             end.replace_input_with(3, bias)
         return ir.passes.PassResult(model, True)
 
     def ensures(self, model: ir.Model) -> None:
-        if sorted(str(node.name) for node in nodes(model, OP)) != sorted(map(_name, self.layers)):
-            raise ir.passes.PostconditionError("not every adapted block ends in exactly one update")
-
-
-def _name(layer: int) -> str:
-    return f"/loreft/layers.{layer}/{OP}"
+        ensure_updates(model, self.layers, FAMILY)

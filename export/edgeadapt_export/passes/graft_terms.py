@@ -13,13 +13,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt.ops import DOMAIN
-from edgeadapt_export.decoder_map import block_output
 from edgeadapt_export.graph_map import Geometry
-from edgeadapt_export.passes.common import nodes
+from edgeadapt_export.passes.block_end import ensure_updates, require_plain_ends, update_end
 from edgeadapt_export.passes.direction_inputs import add_term_inputs
 
-OP = "LowRankUpdate"
+FAMILY = "himalaya"
 
 
 class GraftTerms(ir.passes.InPlacePass):
@@ -32,32 +30,13 @@ class GraftTerms(ir.passes.InPlacePass):
     def requires(self, model: ir.Model) -> None:
         if self.geometry.kind == "encoder":
             raise EdgeAdaptError("update=terms is deployed on decoders only; train with update=direction")
-        if any(nodes(model, OP)):
-            raise ir.passes.PreconditionError("the graph carries low-rank updates already")
-        for layer in self.layers:
-            end = block_output(model, layer)
-            if len(end.inputs) != 3:
-                raise ir.passes.PreconditionError(f"{end.name} does more than add and normalise")
+        require_plain_ends(model, self.layers)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         A, updates, index = add_term_inputs(model, self.geometry.hidden_size, len(self.layers))
         for layer, u in zip(self.layers, updates, strict=True):
-            end = block_output(model, layer)
-            b, a, _ = end.inputs
-            assert a is not None
-            total = ir.node("Add", [b, a], name=f"/himalaya/layers.{layer}/Add")
-            update = ir.node(OP, [a, total.outputs[0], A, u, index], domain=DOMAIN, name=_name(layer))
-            for node in (total, update):
-                node.outputs[0].name = f"{node.name}/output_0"
-                node.outputs[0].type, node.outputs[0].shape = a.type, a.shape
-            model.graph.insert_before(end, [total, update])
-            end.replace_input_with(1, update.outputs[0])
+            update_end(model, layer, FAMILY, [A, u, index])
         return ir.passes.PassResult(model, True)
 
     def ensures(self, model: ir.Model) -> None:
-        if sorted(str(node.name) for node in nodes(model, OP)) != sorted(map(_name, self.layers)):
-            raise ir.passes.PostconditionError("not every adapted block ends in exactly one update")
-
-
-def _name(layer: int) -> str:
-    return f"/himalaya/layers.{layer}/{OP}"
+        ensure_updates(model, self.layers, FAMILY)
