@@ -41,7 +41,11 @@ class _Taken:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What stays the same over one run; `began` is the monotonic clock at its start."""
+    """What stays the same over one run.
+
+    began      the monotonic clock at its start
+    optional   names of variants without which the run goes on, if they cannot be opened
+    """
 
     device: Device
     variants: Sequence[Variant]
@@ -50,14 +54,25 @@ class Measurement:
     plan: Effort
     began: float
     say: Tell
+    optional: frozenset[str] = frozenset()
 
     @contextmanager
-    def opened(self, names: Sequence[str]) -> Iterator[dict[str, Worker]]:
-        """New processes, started in the order of `names`."""
+    def opened(self, names: Sequence[str], left_out: dict[str, str] | None = None) -> Iterator[dict[str, Worker]]:
+        """New processes, started in the order of `names`. Where `left_out` is given, optional ones that do not open are
+        put down there, with the reason."""
         variants = {variant.name: variant for variant in self.variants}
         self.device.settle(self.say)
+        workers: dict[str, Worker] = {}
         with ExitStack() as stack:
-            yield {name: stack.enter_context(self.device.worker(variants[name], self.threads)) for name in names}
+            for name in names:
+                try:
+                    workers[name] = stack.enter_context(self.device.worker(variants[name], self.threads))
+                except EdgeAdaptError as error:
+                    if left_out is None or name not in self.optional:
+                        raise
+                    left_out[name] = str(error)
+                    self.say(f"without {name}: {error}")
+            yield workers
 
     @property
     def steps(self) -> list[Step]:
@@ -69,13 +84,23 @@ class Measurement:
         return {step: float(end / shares[-1]) for step, end in zip(self.steps, shares, strict=True)}
 
 
-def measure(run: Measurement) -> tuple[list[Row], list[Memory]]:
+@dataclass(frozen=True)
+class Measured:
+    """What one run found; `left_out`: optional variants that did not open, and why."""
+
+    rows: list[Row]
+    memory: list[Memory]
+    left_out: Mapping[str, str]
+
+
+def measure(run: Measurement) -> Measured:
     """Open all variants again and again; their turns in all openings together are a phase's samples.
 
     Raises EdgeAdaptError for a workload that no variant can take part in, with the first one's reason.
     """
     rng = np.random.default_rng(run.plan.seed)
-    names = [variant.name for variant in run.variants]
+    asked = [variant.name for variant in run.variants]
+    left_out: dict[str, str] = {}
     load = _Taken(now())
     taken = {step: _Taken() for step in run.steps}
     ends = run.ends()
@@ -99,14 +124,16 @@ def measure(run: Measurement) -> tuple[list[Row], list[Memory]]:
                 if origins and answer["held_bytes"] is not None:
                     memory.append(Memory(origins[name], answer["peak_bytes"], answer["held_bytes"], workload.sizes()))
 
-    run.say(f"opening {', '.join(names)}")
-    with run.opened(names) as workers:
+    run.say(f"opening {', '.join(asked)}")
+    with run.opened(asked, left_out) as workers:
+        names = list(workers)
         first = time.monotonic()
         whole = affordable(run.plan, first - run.began)
         plan = whole.per_opening()
         origins = {
             variant.name: Origin.of(variant, run.threads, workers[variant.name].opened["ops"])
             for variant in run.variants
+            if variant.name in workers
         }
         run.say(f"measuring, opening 1 of {whole.openings}")
         turns(workers, origins, plan, first)
@@ -119,7 +146,7 @@ def measure(run: Measurement) -> tuple[list[Row], list[Memory]]:
     rows = _rows(load, origins, {"name": "load"}, "load")
     for (workload, phase), found in taken.items():
         rows += _rows(found, origins, workload.sizes(), phase)
-    return rows, [*whole_run, *memory]
+    return Measured(rows, [*whole_run, *memory], left_out)
 
 
 def _begun(workload: Workload, workers: Mapping[str, Worker]) -> dict[str, Worker]:

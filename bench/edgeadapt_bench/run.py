@@ -85,12 +85,16 @@ def bench(
     bandwidths = [bandwidth.measure(count) for count in counts]
     rows: list[Row] = []
     memory: list[Memory] = []
+    left_out = dict(selected.left_out)
     for count in counts:
         beginning = time.monotonic() if rows else began
-        run = Measurement(where, chosen, count, measured, plan.shared_among(len(counts)), beginning, say)
+        effort_of_one = plan.shared_among(len(counts))
+        run = Measurement(where, chosen, count, measured, effort_of_one, beginning, say, selected.optional)
         found = measure(run)
-        rows += found[0]
-        memory += found[1]
+        rows += found.rows
+        memory += found.memory
+        left_out |= found.left_out
+    seen = {row.origin.variant for row in rows}
     report = BenchReport(
         device=where.name,
         emulated=where.emulated,
@@ -103,8 +107,8 @@ def bench(
         quick=quick,
         rows=rows,
         memory=memory,
-        sizes=sizes(chosen),
-        left_out=selected.left_out,
+        sizes=sizes([variant for variant in chosen if variant.name in seen]),
+        left_out=left_out,
         memory_bandwidth=bandwidths,
     )
     return _written(report, json_out)

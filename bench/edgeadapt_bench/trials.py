@@ -84,7 +84,7 @@ def trial(bundle: Path, plan: Plan, number: int) -> dict[str, Any]:
     run = Measurement(
         HostDevice(), subjects(bundle), 1, [workload], plan.effort(number), time.monotonic(), lambda _: None
     )
-    rows = {row.origin.variant: row for row in measure(run)[0] if row.phase == "decode"}
+    rows = {row.origin.variant: row for row in measure(run).rows if row.phase == "decode"}
     return {
         "number": number,
         "started": started,

@@ -29,11 +29,11 @@ Turns = list[Turn]
 
 def affordable(plan: Effort, opening_seconds: float) -> Effort:
     """What is left of a plan after the first opening took `opening_seconds`: where the whole run is bounded, the rest
-    of that time, and no more openings than leave two thirds of it for measuring."""
+    of that time, and no more openings than leave half of it for measuring."""
     if plan.total_seconds is None:
         return plan
     left = max(plan.total_seconds - opening_seconds, 1.0)
-    openings = min(plan.openings, 1 + int(left / (3 * opening_seconds)))
+    openings = min(plan.openings, 1 + int(left / (2 * opening_seconds)))
     return replace(plan, total_seconds=left, openings=openings)
 
 

@@ -65,6 +65,8 @@ def test_all_takes_who_can_run_and_says_why_others_do_not(bundle: Bundle) -> Non
     found = select(bundle, ["all"], (*COMPETITORS[:1], NOWHERE))
     assert [variant.name for variant in found.variants][:2] == ["bare", "himalaya"]
     assert "stock" in [variant.name for variant in found.variants]
+    assert found.optional == {"stock"}
+    assert not select(bundle, ["all", "stock"], COMPETITORS[:1]).optional
     assert found.left_out == {"nowhere": "needs 'no_such_engine': pip install 'edgeadapt[bench-nowhere]'"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgeadapt.ops.library import library_path
 from edgeadapt_bench.baselines import Variant, select
 from edgeadapt_bench.devices.host import HostDevice, HostWorker
 from edgeadapt_bench.effort import Effort
+from edgeadapt_bench.measure import Measurement, measure
 from edgeadapt_bench.report import BenchReport
 from edgeadapt_bench.results import checked
 from edgeadapt_bench.run import bench
@@ -168,6 +170,19 @@ def test_a_worker_passes_its_error_on(exported: Exported, tmp_path: Path) -> Non
         assert worker.call("begin", workload=Generation(prompt=3, output=1).sizes()) == {"cannot": None}
         answer = worker.call("turn", phase="prefill")
         assert len(answer["seconds"]) == len(answer["cpu_seconds"]) == 1
+
+
+def test_a_competitor_that_does_not_open_is_left_out_only_if_nobody_named_it(exported: Exported) -> None:
+    bare = select(Bundle.open(exported("himalaya"))).variants[0]
+    crashes = Variant("crashes", bare.bundle, "bare", worker="os")
+    told: list[str] = []
+    run = Measurement(HostDevice(), [bare, crashes], 1, [Generation(20, 3)], BRIEF, time.monotonic(), told.append)
+    with pytest.raises(EdgeAdaptError, match="crashes: "):
+        measure(run)
+    found = measure(replace(run, optional=frozenset({"crashes"})))
+    assert {row.origin.variant for row in found.rows} == {"bare"}
+    assert list(found.left_out) == ["crashes"]
+    assert f"without crashes: {found.left_out['crashes']}" in told
 
 
 def test_a_worker_that_is_killed_is_named() -> None:

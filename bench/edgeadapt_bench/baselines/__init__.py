@@ -28,9 +28,10 @@ COMPETITORS: tuple[Competitor, ...] = (
 
 @dataclass(frozen=True)
 class Selection:
-    """The variants of a run, bare first, and by name why others that were asked for by `all` cannot take part."""
+    """The variants of a run, bare first; those that only `all` asked for; and why others of it cannot take part."""
 
     variants: Sequence[Variant]
+    optional: frozenset[str] = frozenset()
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -44,17 +45,23 @@ def select(
     """
     found = [own.bare(bundle), *own.adapters(bundle)]
     left_out: dict[str, str] = {}
+    optional: set[str] = set()
     if not asked or ALL in asked:
         found += own.every(bundle)
     for competitor in competitors if ALL in (asked or ()) else ():
         try:
-            found += competitor.of(bundle)
+            able = competitor.of(bundle)
         except EdgeAdaptError as error:
             left_out[competitor.name] = str(error)
+        else:
+            found += able
+            optional |= {variant.name for variant in able}
     for name in asked or ():
         if name != ALL:
-            found += _named(bundle, name, competitors)
-    return Selection(list({variant.name: variant for variant in found}.values()), left_out)
+            named = _named(bundle, name, competitors)
+            found += named
+            optional -= {variant.name for variant in named}
+    return Selection(list({variant.name: variant for variant in found}.values()), frozenset(optional), left_out)
 
 
 def _named(bundle: Bundle, name: str, competitors: Sequence[Competitor]) -> Sequence[Variant]:
