@@ -137,9 +137,10 @@ def main(
     markdown_out: Annotated[Path | None, typer.Option("--markdown", help="Write the table to this file.")] = None,
     trials: Annotated[int, typer.Option(help="Trials that the file shall hold.")] = 100,
     minutes: Annotated[float, typer.Option(help="Begin no further trial after so long.")] = 60.0,
+    openings: Annotated[int, typer.Option(help="Openings of a trial: more find a smaller slowdown.")] = Plan.openings,
 ) -> None:
     """Run A/A and A/B trials on this machine and keep them in a file."""
-    plan, began = Plan(), time.monotonic()
+    plan, began = Plan(openings), time.monotonic()
     digest = sha256_of(Bundle.open(bundle).root / MANIFEST)
     known = _known(json_out, plan, digest)
     while len(known) < trials and time.monotonic() - began < 60 * minutes:
