@@ -135,6 +135,7 @@ def main(
     bundle: Annotated[Path, typer.Argument(help="Bundle directory, whose bare graph is measured.")],
     json_out: Annotated[Path, typer.Option("--json", help="Where the trials are kept, and continued.")],
     markdown_out: Annotated[Path | None, typer.Option("--markdown", help="Write the table to this file.")] = None,
+    *,
     trials: Annotated[int, typer.Option(help="Trials that the file shall hold.")] = 100,
     minutes: Annotated[float, typer.Option(help="Begin no further trial after so long.")] = 60.0,
     openings: Annotated[int, typer.Option(help="Openings of a trial: more find a smaller slowdown.")] = Plan.openings,
