@@ -22,7 +22,25 @@ from edgeadapt.errors import EdgeAdaptError
 
 Encode = Callable[[str], list[int]]
 Frame = tuple[int, int]
+Kind = Literal["classification", "multiple-choice", "generation", "tokens"]
 FIELD = "{text}"
+# What each kind may be scored by, its default first. All lie in [0, 1]; edgeadapt_train/answer_metrics.py defines them.
+METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy",),
+    "multiple-choice": ("accuracy",),
+    "tokens": ("entity_f1",),
+    "generation": (
+        "exact_match",
+        "final_exact_match",
+        "f1",
+        "rougeL",
+        "code_rougeL",
+        "bleu",
+        "chrf",
+        "sql_exact_match",
+        "pass@1",
+    ),
+}
 OUTSIDE = "O"  # the label of a word that belongs to no entity, and of one that was cut off
 
 
@@ -30,14 +48,18 @@ OUTSIDE = "O"  # the label of a word that belongs to no entity, and of one that 
 class TaskSpec:
     """One task of a stream: how it asks, what it may answer, and how its answers are scored.
 
-    kind tokens: every word (split at white space) gets one of `choices`; a target is the labels with spaces between.
+    classification    one of `choices`
+    multiple-choice   one of the choices that each example brings itself; on a device it answers in its own words
+    generation        any text
+    tokens            every word (split at white space) gets one of `choices`; a target: labels with spaces between
+    `metric` is one of METRICS[kind]; if it is not given, the first.
     """
 
     name: str
     prompt: str
     choices: tuple[str, ...] = ()
-    kind: Literal["classification", "generation", "tokens"] = "classification"
-    metric: str = "accuracy"
+    kind: Kind = "classification"
+    metric: str = ""
     language: str = "en"
     max_prompt_tokens: int = 96
 
@@ -46,12 +68,19 @@ class TaskSpec:
             raise EdgeAdaptError(f"task name {self.name!r}: give a name without '/'")
         if self.prompt.count(FIELD) != 1:
             raise EdgeAdaptError(f"task {self.name}: its prompt must contain {FIELD} exactly once")
-        if self.kind not in ("classification", "generation", "tokens"):
-            raise EdgeAdaptError(f"task {self.name}: kind {self.kind!r} is none of classification, generation, tokens")
-        if self.kind != "generation" and len(set(self.choices)) < 2:
+        if self.kind not in METRICS:
+            raise EdgeAdaptError(f"task {self.name}: kind {self.kind!r} is none of {', '.join(METRICS)}")
+        if self.kind in ("classification", "tokens") and len(set(self.choices)) < 2:
             raise EdgeAdaptError(f"task {self.name}: a {self.kind} task needs at least two different choices")
+        if self.kind == "multiple-choice" and self.choices:
+            raise EdgeAdaptError(f"task {self.name}: multiple-choice has its choices at each example, not at the task")
         if self.kind == "tokens" and OUTSIDE not in self.choices:
             raise EdgeAdaptError(f"task {self.name}: the labels of words need one for no entity, {OUTSIDE!r}")
+        metrics = METRICS[self.kind]
+        if self.metric in ("", "accuracy"):  # files of earlier versions say "accuracy" of every kind
+            object.__setattr__(self, "metric", metrics[0])
+        if self.metric not in metrics:
+            raise EdgeAdaptError(f"task {self.name}: metric {self.metric!r} is none of {', '.join(metrics)}")
         if self.max_prompt_tokens < 8:
             raise EdgeAdaptError(f"task {self.name}: max_prompt_tokens is {self.max_prompt_tokens}; 8 is the least")
 

@@ -42,7 +42,7 @@ from edgeadapt_export.passes import apply
 from edgeadapt_export.passes.quantise import QuantiseWeights
 from edgeadapt_export.sample_text import CALIBRATION_SEED, sample_texts
 from edgeadapt_export.store import WeightStore
-from edgeadapt_train.streams import demo
+from edgeadapt_train import streams
 
 BACKBONE = "SmolLM2-135M-Instruct"
 Logits = NDArray[np.float32]
@@ -50,7 +50,7 @@ Logits = NDArray[np.float32]
 
 def sequences(codec: TextCodec, positions: int) -> list[list[int]]:
     """Prompts with their answers, the two tasks in turn, of at least so many tokens altogether."""
-    tasks = demo.load(0, 600, 120, 300)
+    tasks = streams.load({"name": "demo", "seed": 0, "train": 600, "validation": 120, "evaluation": 300})
     found: list[list[int]] = []
     for examples in zip(*(task.evaluation for task in tasks), strict=True):
         for task, item in zip(tasks, examples, strict=True):

@@ -32,7 +32,7 @@ from edgeadapt.files import write_atomic, write_json
 from edgeadapt.progress import silent
 from edgeadapt.runtime.session import create
 from edgeadapt_export.encoder_variants import MINILM, write_variants
-from edgeadapt_train.streams.demo import load
+from edgeadapt_train import streams
 
 LENGTH, SEED = 128, 0
 Embed = Callable[[NDArray[np.int64]], NDArray[np.float32]]
@@ -40,7 +40,8 @@ Embed = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 def sentences(number: int) -> list[str]:
     """`number` texts, as the module's docstring says; the same ones for the same number."""
-    topics, tweets = load(SEED, 15, 15, number // 2)
+    asked = {"train": 15, "validation": 15, "evaluation": number // 2}
+    topics, tweets = streams.load({"name": "demo", "seed": SEED, **asked})
     first = [example.text.split(". ", 1)[0] for example in topics.evaluation]
     return [*first, *(example.text for example in tweets.evaluation)]
 

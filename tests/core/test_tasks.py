@@ -30,7 +30,10 @@ def by_bytes(text: str) -> list[int]:
         ({"prompt": "{text}{text}"}, "exactly once"),
         ({"choices": ("same", "same")}, "at least two different"),
         ({"choices": ()}, "at least two different"),
-        ({"kind": "regression"}, "is none of classification, generation, tokens"),
+        ({"kind": "regression"}, "is none of classification, multiple-choice, generation, tokens"),
+        ({"kind": "multiple-choice"}, "at each example"),
+        ({"metric": "rougeL"}, "metric 'rougeL' is none of accuracy"),
+        ({"kind": "generation", "metric": "entity_f1"}, "is none of exact_match"),
         ({"max_prompt_tokens": 7}, "8 is the least"),
     ],
 )
@@ -48,6 +51,14 @@ def test_a_task_is_written_and_read_back() -> None:
 
 def test_a_generation_task_needs_no_choices() -> None:
     assert TaskSpec("tell", "{text}", kind="generation").choices == ()
+
+
+@pytest.mark.parametrize("said", [{}, {"metric": "accuracy"}])
+def test_a_metric_that_is_not_said_is_the_kinds_own(said: dict[str, str]) -> None:
+    kinds = {"classification": "accuracy", "tokens": "entity_f1", "generation": "exact_match"}
+    for kind, metric in kinds.items():
+        value = {"name": "t", "prompt": "{text}", "choices": ["O", "X"], "kind": kind, **said}
+        assert TaskSpec.from_json(value).metric == metric
 
 
 def test_a_short_text_is_asked_whole() -> None:

@@ -25,7 +25,7 @@ from edgeadapt_train.streams import load as load_stream
 from tests.support import tiny_encoder
 
 TOPICS = TaskSpec("topics", "{text}", ("sport", "trade", "art"), max_prompt_tokens=48)
-NAMES = TaskSpec("names", "{text}", ("O", "B-PER", "I-PER"), kind="tokens", metric="f1", max_prompt_tokens=48)
+NAMES = TaskSpec("names", "{text}", ("O", "B-PER", "I-PER"), kind="tokens", max_prompt_tokens=48)
 
 
 def examples(task: TaskSpec, numbers: range) -> list[Example]:

@@ -28,7 +28,7 @@ from edgeadapt_train.scoring import entity_f1, evaluate
 from tests.support import tiny_backbone, tiny_encoder
 
 TOPICS = TaskSpec("topics", "{text}", ("sport", "trade", "art"), max_prompt_tokens=32)
-NAMES = TaskSpec("names", "{text}", ("O", "B-PER", "I-PER"), kind="tokens", metric="f1", max_prompt_tokens=32)
+NAMES = TaskSpec("names", "{text}", ("O", "B-PER", "I-PER"), kind="tokens", max_prompt_tokens=32)
 TASKS = (TOPICS, NAMES)
 WIDTH = 64
 
@@ -228,7 +228,7 @@ def test_words_are_not_for_language_models_and_text_is_not_for_encoders(place: P
     rows: list[dict[str, str]] = [{"name": "free", "prompt": "{text}", "kind": "generation"}]
     rows += [{"split": split, "text": split, "target": "x"} for split in ("train", "validation", "evaluation")]
     (tmp_path / "stream" / "0.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(EdgeAdaptError, match="an encoder writes no text"):
+    with pytest.raises(EdgeAdaptError, match="an encoder writes and weighs no text"):
         train(words(place, tmp_path, "encoder", f"stream.folder={tmp_path / 'stream'}"))
 
 

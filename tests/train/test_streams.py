@@ -98,7 +98,10 @@ def test_a_folder_of_json_lines_is_a_stream(tmp_path: Path) -> None:
     [
         (('{"name": "mood"',), "line 1"),
         (({**HEADER, "colour": "red"},), "colour"),
-        (({"name": "mood"},), "line 1: not a task"),
+        (({"name": "mood"},), "line 1: the field 'prompt' is missing"),
+        (({**HEADER, "choices": [True, False]},), "line 1: choices\\[0\\]: expected a string"),
+        ((HEADER, {**row("train", "a"), "label": 1}), "line 2: unknown field 'label'"),
+        ((HEADER, {**row("train", "a"), "choices": ["good", "bad"]}), "line 2: it has choices of its own"),
         ((HEADER, row("train", "a"), {"split": "test", "text": "b", "target": "bad"}), "line 3"),
         ((HEADER, row("train", "a", "ugly")), "line 2: target 'ugly'"),
         ((HEADER, row("train", "a"), row("train", "b")), "evaluation split is empty"),

@@ -29,10 +29,16 @@ IGNORED = -100
 @dataclass(frozen=True)
 class Example:
     """One labelled text. `target` is what the model should answer; for classification it is one of the choices, for
-    tokens one choice per word, with spaces between."""
+    tokens one choice per word, with spaces between.
+
+    choices      multiple-choice: the example's own
+    references   generation: other answers that are as right; for the metric pass@1 the one program that tests answers
+    """
 
     text: str
     target: str
+    choices: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,8 @@ class Worker:
 
         from edgeadapt.backbones import resolve
         from edgeadapt.text import TextCodec
+        from edgeadapt_train import streams
         from edgeadapt_train.backbone import CausalBackbone, load
-        from edgeadapt_train.streams import demo
 
         torch.set_num_threads(1)
         self.sizes = sizes
@@ -104,7 +104,8 @@ class Worker:
         assert isinstance(backbone, CausalBackbone)
         self.backbone = backbone
         self.text = TextCodec.from_folder(found.path)
-        tasks = demo.load(0, 600, sizes.validation, sizes.evaluation)
+        asked = {"validation": sizes.validation, "evaluation": sizes.evaluation}
+        tasks = streams.load({"name": "demo", "seed": 0, "train": 600, **asked})
         self.tasks = {task.spec.name: task for task in tasks}
 
     def run(self, cell: Cell) -> dict[str, Any]:

@@ -95,8 +95,8 @@ def check_kind(backbone: Backbone, task: TaskSpec) -> None:
     """Raise EdgeAdaptError for a task that this family of backbone cannot be asked."""
     if isinstance(backbone, CausalBackbone) and task.kind == "tokens":
         raise EdgeAdaptError(f"task {task.name}: words are labelled by an encoder; choose one, such as model=minilm")
-    if not isinstance(backbone, CausalBackbone) and task.kind == "generation":
-        raise EdgeAdaptError(f"task {task.name}: an encoder writes no text; choose a language model for it")
+    if not isinstance(backbone, CausalBackbone) and task.kind in ("generation", "multiple-choice"):
+        raise EdgeAdaptError(f"task {task.name}: an encoder writes and weighs no text; choose a language model for it")
 
 
 def objective(backbone: Backbone, adapter: Adapter, task: TaskSpec, index: int, text: TextCodec) -> Objective:

