@@ -10,11 +10,12 @@ import torch
 
 from edgeadapt.tasks import TaskSpec, encode_prompt, encode_target
 from edgeadapt.text import TextCodec
+from edgeadapt_train import language_scoring
 from edgeadapt_train.adapters import registry
 from edgeadapt_train.adapters.base import Prompt
 from edgeadapt_train.backbone import CausalBackbone, load
 from edgeadapt_train.batches import Example
-from edgeadapt_train.language_scoring import choice_score_matrix, greedy
+from edgeadapt_train.language_scoring import choice_scores, greedy
 from edgeadapt_train.scoring import evaluate
 from tests.support import tiny_backbone
 
@@ -55,19 +56,36 @@ def log_probs(backbone: CausalBackbone, adapter: Any, prompt: list[int], after: 
     return np.array([float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(after)])
 
 
+@pytest.mark.parametrize("positions", [8192, 90])
 @pytest.mark.parametrize("method", ["himalaya", "lora"])
 def test_choices_over_a_shared_cache_score_as_if_each_ran_alone(
-    made: tuple[CausalBackbone, TextCodec], method: str
+    made: tuple[CausalBackbone, TextCodec], method: str, positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, text = made
+    monkeypatch.setattr(language_scoring, "_POSITIONS", positions)  # 90: two choices in one forward
     adapter = adapter_of(backbone, method)
     prompts = [encode_prompt(TASK, item, text.encode) for item in TEXTS]
-    choices = [encode_target(choice, text.encode) for choice in CHOICES]
+    own = (CHOICES, ("perhaps", "b"), ("a", "c"), ("no", "never at all", "maybe", "yes"))
+    choices = [[encode_target(choice, text.encode) for choice in several] for several in own]
     with adapter.hardened():
-        found = choice_score_matrix(backbone, adapter, 0, prompts, choices)
-    expected = [[log_probs(backbone, adapter, p, list(c)).mean() for c in choices] for p in prompts]
+        found = choice_scores(backbone, adapter, 0, prompts, choices)
+    expected = [
+        [log_probs(backbone, adapter, p, c).mean() for c in several]
+        for p, several in zip(prompts, choices, strict=True)
+    ]
     adapter.detach()
-    np.testing.assert_allclose(found, expected, atol=2e-4)
+    assert [len(row) for row in found] == [3, 2, 2, 4]
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=2e-4)
+
+
+def test_an_example_is_answered_by_one_of_its_own_choices(made: tuple[CausalBackbone, TextCodec]) -> None:
+    backbone, text = made
+    task = TaskSpec("m", "Q: {text}\nA:", kind="multiple-choice", max_prompt_tokens=40)
+    own = (("red", "blue"), ("one", "two", "three"), ("yes", "no"), ("up", "down"))
+    asked = [Example(item, choices[0], choices) for item, choices in zip(TEXTS, own, strict=True)]
+    scored = evaluate(backbone, None, task, asked, index=0, text=text, batch_size=3)
+    assert all(answer in choices for answer, choices in zip(scored.answers, own, strict=True))
+    assert scored.score == np.mean([answer == choices[0] for answer, choices in zip(scored.answers, own, strict=True)])
 
 
 @pytest.mark.parametrize("method", ["himalaya", "lora"])

@@ -12,11 +12,11 @@ from edgeadapt.text import TextCodec
 from edgeadapt_train.adapters.base import Adapter, Prompt
 from edgeadapt_train.adapters.headed import Headed
 from edgeadapt_train.backbone import Backbone
-from edgeadapt_train.batches import padded
+from edgeadapt_train.batches import Example, padded
 
 
 class Labels:
-    """Texts that the head of task `index` labels; without an adapter, every answer is the first choice.
+    """Examples that the head of task `index` labels; without an adapter, every answer is the first choice.
 
     A task of words: words that do not fit into `max_prompt_tokens` belong to no entity.
     """
@@ -29,15 +29,15 @@ class Labels:
         *,
         index: int,
         text: TextCodec,
-        texts: Sequence[str],
+        examples: Sequence[Example],
     ) -> None:
         self._backbone, self._adapter, self._task, self._index = backbone, adapter, task, index
-        self._words = [item.split() for item in texts]
+        self._words = [item.text.split() for item in examples]
         if task.kind == "tokens":
             made = [encode_words(task, words, text.encode, text.frame, text.unknown) for words in self._words]
             self._ids, self._starts = [ids for ids, _ in made], [starts for _, starts in made]
         else:
-            self._ids = [encode_sequence(task, item, text.encode, text.frame) for item in texts]
+            self._ids = [encode_sequence(task, item.text, text.encode, text.frame) for item in examples]
         self.lengths = [len(ids) for ids in self._ids]
 
     def answers(self, rows: Sequence[int]) -> list[str]:

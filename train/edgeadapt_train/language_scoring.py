@@ -2,7 +2,8 @@
 
     score(c) = 1/|c| sum_i log p(c_i | prompt, c_<i)          the answer is the arg max over the choices
 The prompt runs once for all its choices: the first token of every choice is read off the prompt's last position, and
-only choices of several tokens run on, over the prompt's own key/value cache repeated for them.
+only choices of several tokens run on, over the prompt's own key/value cache. Prompts of a batch may have choices of
+their own, in any number.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeadapt.tasks import TaskSpec, choice_scores, encode_prompt, encode_target
+from edgeadapt.tasks import TaskSpec, encode_prompt, encode_target
 from edgeadapt.text import TextCodec
 from edgeadapt_train.adapters.base import Adapter, Prompt
 from edgeadapt_train.backbone import CausalBackbone
-from edgeadapt_train.batches import padded
+from edgeadapt_train.batches import Example, padded
+
+_POSITIONS = 1 << 13  # prompt and choice together, in one forward over the cache: bounds the copies of the cache
 
 
 class Choices:
-    """Texts that a language model answers by the likeliest of the task's choices."""
+    """Examples that a language model answers by the likeliest of their own choices, or of the task's."""
 
     def __init__(
         self,
@@ -33,21 +36,24 @@ class Choices:
         *,
         index: int,
         text: TextCodec,
-        texts: Sequence[str],
+        examples: Sequence[Example],
     ) -> None:
-        self._backbone, self._adapter, self._task, self._index = backbone, adapter, task, index
-        self._prompts = [encode_prompt(task, item, text.encode) for item in texts]
-        self._choices = [encode_target(choice, text.encode) for choice in task.choices]
+        self._backbone, self._adapter, self._index = backbone, adapter, index
+        self._prompts = [encode_prompt(task, item.text, text.encode) for item in examples]
+        self._choices = [item.choices or task.choices for item in examples]
+        known = {choice for choices in self._choices for choice in choices}
+        self._ids = {choice: encode_target(choice, text.encode) for choice in known}
         self.lengths = [len(ids) for ids in self._prompts]
 
     def answers(self, rows: Sequence[int]) -> list[str]:
         prompts = [self._prompts[row] for row in rows]
-        scores = choice_score_matrix(self._backbone, self._adapter, self._index, prompts, self._choices)
-        return [self._task.choices[int(place)] for place in scores.argmax(axis=1)]
+        choices = [[self._ids[choice] for choice in self._choices[row]] for row in rows]
+        found = choice_scores(self._backbone, self._adapter, self._index, prompts, choices)
+        return [self._choices[row][int(scores.argmax())] for row, scores in zip(rows, found, strict=True)]
 
 
 class Generated:
-    """Texts that a language model answers in its own words, greedily."""
+    """Examples that a language model answers in its own words, greedily."""
 
     def __init__(
         self,
@@ -57,12 +63,12 @@ class Generated:
         *,
         index: int,
         text: TextCodec,
-        texts: Sequence[str],
+        examples: Sequence[Example],
         max_new_tokens: int,
     ) -> None:
         self._backbone, self._adapter, self._index = backbone, adapter, index
         self._text, self._max_new_tokens = text, max_new_tokens
-        self._prompts = [encode_prompt(task, item, text.encode) for item in texts]
+        self._prompts = [encode_prompt(task, item.text, text.encode) for item in examples]
         self.lengths = [len(ids) for ids in self._prompts]
 
     def answers(self, rows: Sequence[int]) -> list[str]:
@@ -85,47 +91,65 @@ def _prompt(backbone: CausalBackbone, index: int, prompts: Sequence[Sequence[int
 
 
 @torch.no_grad()
-def choice_score_matrix(
+def choice_scores(
     backbone: CausalBackbone,
     adapter: Adapter | None,
     index: int,
     prompts: Sequence[Sequence[int]],
-    choices: Sequence[Sequence[int]],
-) -> np.ndarray:
-    """Length-normalised log-likelihood [prompts, choices] of choices given as token ids."""
+    choices: Sequence[Sequence[Sequence[int]]],
+) -> list[np.ndarray]:
+    """Length-normalised log-likelihoods, per prompt float64 [its choices]; choices given as token ids, per prompt."""
     from transformers import DynamicCache
 
     prompt, lengths = _prompt(backbone, index, prompts)
-    longest = max(len(choice) for choice in choices)
-    cache: Any = DynamicCache() if longest > 1 else None
+    flat = [choice for several in choices for choice in several]
+    counts = torch.tensor([len(several) for several in choices], device=lengths.device)
+    owners = torch.arange(len(prompts), device=lengths.device).repeat_interleave(counts)  # prompt of each choice
+    cache: Any = DynamicCache() if max(map(len, flat)) > 1 else None
     with _conditioned(adapter, prompt):
         output = backbone.hidden(prompt.embeddings, prompt.mask, cache)
     last = output.last_hidden_state[torch.arange(len(lengths)), lengths - 1]
-    first = backbone.log_probs(last)[:, [choice[0] for choice in choices]]
-    pieces = [[[float(first[row, c])] for c in range(len(choices))] for row in range(len(prompts))]
-    long = [c for c, choice in enumerate(choices) if len(choice) > 1]
-    if long:
-        cache.batch_repeat_interleave(len(long))
-        width = longest - 1
-        ids = torch.zeros(len(long), width, dtype=torch.int64)
-        mask = torch.zeros_like(ids)
-        for at, c in enumerate(long):
-            ids[at, : len(choices[c]) - 1] = torch.tensor(choices[c][:-1])
-            mask[at, : len(choices[c]) - 1] = 1
-        many, repeats = len(prompts), len(long)
-        ids, mask = ids.repeat(many, 1).to(lengths.device), mask.repeat(many, 1).to(lengths.device)
-        # The prompt's conditions hold for each of its choices: the adapter sees every prompt `repeats` times.
-        again = Prompt(
-            *(item.repeat_interleave(repeats, dim=0) for item in (prompt.embeddings, prompt.mask, prompt.task))
-        )
-        positions = lengths.repeat_interleave(repeats)[:, None] + torch.arange(width, device=lengths.device)
-        with _conditioned(adapter, again):
-            output = backbone.hidden(backbone.embed(ids), torch.cat((again.mask, mask), dim=1), cache, positions)
-        logs = backbone.log_probs(output.last_hidden_state.flatten(0, 1)).view(many, repeats, width, -1)
-        for row in range(many):
-            for at, c in enumerate(long):
-                pieces[row][c] += [float(logs[row, at, i, token]) for i, token in enumerate(choices[c][1:])]
-    return np.stack([choice_scores([np.array(piece) for piece in row]) for row in pieces])
+    first = torch.tensor([choice[0] for choice in flat], device=lengths.device)
+    sums = backbone.log_probs(last)[owners, first].double()
+    long = [at for at, choice in enumerate(flat) if len(choice) > 1]
+    size = max(1, _POSITIONS // (int(lengths.max()) + max(map(len, flat))))
+    for start in range(0, len(long), size):
+        part = torch.tensor(long[start : start + size], device=lengths.device)
+        rest = [flat[at] for at in part.tolist()]
+        sums[part] += _continued(backbone, adapter, prompt, cache, owners=owners[part], choices=rest)
+    scores = sums / torch.tensor([len(choice) for choice in flat], device=lengths.device)
+    return np.split(scores.cpu().numpy(), np.cumsum(counts.cpu().numpy())[:-1])
+
+
+def _continued(
+    backbone: CausalBackbone,
+    adapter: Adapter | None,
+    prompt: Prompt,
+    cache: Any,
+    *,
+    owners: Tensor,
+    choices: Sequence[Sequence[int]],
+) -> Tensor:
+    """Sums of the log-probabilities of all tokens but the first, float64 [choices]; choice i follows prompt owners[i].
+
+    `cache` holds the prompts and is left as it is.
+    """
+    from transformers import DynamicCache
+
+    copied = DynamicCache()
+    for depth, layer in enumerate(cache.layers):
+        copied.update(layer.keys[owners], layer.values[owners], depth)
+    ids, mask = (value.to(owners.device) for value in padded([choice[:-1] for choice in choices]))
+    # The prompt's conditions hold for each of its choices: the adapter sees every prompt once for each of them.
+    again = Prompt(prompt.embeddings[owners], prompt.mask[owners], prompt.task[owners])
+    positions = again.mask.sum(dim=1)[:, None] + torch.arange(ids.shape[1], device=owners.device)
+    with _conditioned(adapter, again):
+        output = backbone.hidden(backbone.embed(ids), torch.cat((again.mask, mask), dim=1), copied, positions)
+    real = mask.bool()
+    following = torch.tensor([token for choice in choices for token in choice[1:]], device=owners.device)
+    logs = backbone.log_probs(output.last_hidden_state[real]).gather(1, following[:, None])[:, 0]
+    whose = torch.arange(len(choices), device=owners.device)[:, None].expand_as(mask)[real]
+    return torch.zeros(len(choices), dtype=torch.float64, device=owners.device).index_add(0, whose, logs.double())
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -59,14 +59,14 @@ def evaluate(
     """Score task `index` with the adapter's stored form. Without one: the bare language model; on an encoder what heads
     that know nothing yet say, the first choice."""
     check_kind(backbone, task)
-    texts = [item.text for item in examples]
+    given: Any = {"index": index, "text": text, "examples": examples}
     asked: Asked
     if not isinstance(backbone, CausalBackbone):
-        asked = Labels(backbone, adapter, task, index=index, text=text, texts=texts)
+        asked = Labels(backbone, adapter, task, **given)
     elif task.kind == "generation":
-        asked = Generated(backbone, adapter, task, index=index, text=text, texts=texts, max_new_tokens=max_new_tokens)
+        asked = Generated(backbone, adapter, task, max_new_tokens=max_new_tokens, **given)
     else:
-        asked = Choices(backbone, adapter, task, index=index, text=text, texts=texts)
+        asked = Choices(backbone, adapter, task, **given)
     order = np.argsort(asked.lengths, kind="stable")
     answers = [""] * len(examples)
     with torch.no_grad(), nullcontext() if adapter is None else adapter.hardened():
