@@ -4,7 +4,9 @@
     adapter.json         what the adapter is, and the SHA-256 of its weights: written last, so a run that has it is done
     adapter.safetensors  the deployed form of the adapter
     scores.json          score on every task before training and after each task
-    metrics.jsonl        one JSON object a line, as training goes
+    confusion.json       of the finished run: how often each choice was answered for each, of every classification task
+    metrics.jsonl        one JSON object a line, as training goes: events, and of every step its loss, lr,
+                         gradient_norm, tokens and seconds
     environment.json     versions and machine
     checkpoints/         the training stage's own
 
@@ -19,12 +21,10 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from edgeadapt.cache import remembered_sha256
 from edgeadapt.errors import EdgeAdaptError
@@ -32,6 +32,7 @@ from edgeadapt.files import recover_directory, write_atomic, write_json
 from edgeadapt.heads import Pooling
 from edgeadapt.manifest import AdapterBytes, check_format, check_hash, check_name, check_positive
 from edgeadapt.records import decode, encode, parse_json, read_json
+from edgeadapt.scores import Confusion, Scores
 from edgeadapt.tasks import TaskSpec
 from edgeadapt.tensors import Tensors, payload_bytes, serialise
 
@@ -42,6 +43,7 @@ FORMAT = 1
 MANIFEST = "adapter.json"
 WEIGHTS = "adapter.safetensors"
 CONFIG, SCORES, METRICS, ENVIRONMENT = "config.yaml", "scores.json", "metrics.jsonl", "environment.json"
+CONFUSION = "confusion.json"
 CHECKPOINTS = "checkpoints"
 
 
@@ -90,56 +92,8 @@ class AdapterManifest:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """How well every task is answered, in [0, 1]; NaN where it was not measured.
-
-    matrix[i, j]: score on task j after training on task i, (T, T) float64; baseline[j]: before any training, (T,);
-    counts[j]: evaluation examples of task j.
-    """
-
-    tasks: tuple[str, ...]
-    counts: tuple[int, ...]
-    baseline: NDArray[np.float64]
-    matrix: NDArray[np.float64]
-
-    def __post_init__(self) -> None:
-        many = len(self.tasks)
-        for name in ("baseline", "matrix"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
-        if len(self.counts) != many or self.baseline.shape != (many,) or self.matrix.shape != (many, many):
-            raise EdgeAdaptError(
-                f"scores of {many} tasks need {many} counts, a baseline ({many},) and a matrix ({many}, {many}); "
-                f"found {len(self.counts)}, {self.baseline.shape}, {self.matrix.shape}"
-            )
-        seen = np.concatenate([self.baseline, self.matrix.ravel()])
-        seen = seen[~np.isnan(seen)]
-        if seen.size and not (seen.min() >= 0 and seen.max() <= 1):
-            raise EdgeAdaptError(f"scores lie in [0, 1]; found {seen.min()} to {seen.max()}")
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "tasks": list(self.tasks),
-            "counts": list(self.counts),
-            "baseline": _nullable(self.baseline),
-            "matrix": [_nullable(row) for row in self.matrix],
-        }
-
-    @classmethod
-    def from_json(cls, value: Any, name: str = SCORES) -> Scores:
-        raw = decode(_RawScores, value, name)
-        for row in raw.matrix:
-            if len(row) != len(raw.tasks):
-                raise EdgeAdaptError(f"{name}: a row of the matrix has {len(row)} scores for {len(raw.tasks)} tasks")
-        matrix = np.array(raw.matrix, dtype=np.float64).reshape(len(raw.matrix), len(raw.tasks))
-        return cls(raw.tasks, raw.counts, np.array(raw.baseline, dtype=np.float64), matrix)
-
-
-@dataclass(frozen=True)
-class _RawScores:
-    tasks: tuple[str, ...]
-    counts: tuple[int, ...]
-    baseline: tuple[float | None, ...]
-    matrix: tuple[tuple[float | None, ...], ...]
+class _Confusions:
+    tasks: Mapping[str, Confusion]
 
 
 @dataclass(frozen=True)
@@ -185,6 +139,11 @@ class RunDir:
         path = self.path / SCORES
         return Scores.from_json(read_json(path), str(path)) if path.is_file() else None
 
+    def confusion(self) -> dict[str, Confusion]:
+        """By task; empty in runs of earlier versions."""
+        path = self.path / CONFUSION
+        return dict(decode(_Confusions, {"tasks": read_json(path)}, str(path)).tasks) if path.is_file() else {}
+
     def environment(self) -> dict[str, Any]:
         path = self.path / ENVIRONMENT
         value = read_json(path) if path.is_file() else {}
@@ -220,6 +179,10 @@ def write_config(path: Path, yaml: str) -> None:
 
 def write_scores(path: Path, scores: Scores) -> None:
     write_json(path / SCORES, scores.to_json())
+
+
+def write_confusion(path: Path, found: Mapping[str, Confusion]) -> None:
+    write_json(path / CONFUSION, encode(found))
 
 
 def write_environment(path: Path, value: Mapping[str, Any]) -> None:
@@ -312,7 +275,3 @@ def _settled(path: Path, digest: str) -> Path:
 
 def _line(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
-def _nullable(row: Sequence[float] | NDArray[np.float64]) -> list[float | None]:
-    return [None if np.isnan(score) else float(score) for score in row]

@@ -59,6 +59,7 @@ SUBJECTS = (
     ),
     Subject("lora8", {"method": "lora"}, merges=True),
     Subject("lora8 ewc", {"method": "lora", **EWC}, merges=True),
+    Subject("lora8 per task", {"method": "lora-per-task"}),
     Subject("lilac", {"method": "lilac", "ewc": {"batches": 2}}, merges=True),
     Subject("coltas", {"method": "coltas"}, merges=True),
     Subject("coltas keep", {"method": "coltas", "merge": "keep"}, merges=True),

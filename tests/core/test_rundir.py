@@ -22,14 +22,15 @@ from edgeadapt.rundir import (
     BackboneRef,
     MetricsLog,
     RunDir,
-    Scores,
     newest,
     read_metrics,
     write_adapter,
     write_config,
+    write_confusion,
     write_environment,
     write_scores,
 )
+from edgeadapt.scores import Confusion, Scores
 from edgeadapt.tasks import TaskSpec
 
 TASK = TaskSpec("topics", "Text: {text}\nTopic:", ("sport", "business"))
@@ -95,6 +96,17 @@ def test_the_small_files_are_read_back(tmp_path: Path) -> None:
     assert "NaN" not in (tmp_path / "scores.json").read_text()
     assert run.environment() == {"python": "3.11"}
     assert run.config() == "adapter: {method: himalaya}\n"
+
+
+def test_confusion_matrices_are_read_back_and_an_uneven_one_is_refused(tmp_path: Path) -> None:
+    run = RunDir.open(finished(tmp_path))
+    assert run.confusion() == {}
+    made = {"topics": Confusion(("sport", "business"), ((3, 1), (0, 4)))}
+    write_confusion(tmp_path, made)
+    assert run.confusion() == made
+    (tmp_path / "confusion.json").write_text('{"topics": {"choices": ["a", "b"], "counts": [[1, 2]]}}')
+    with pytest.raises(EdgeAdaptError, match="needs 2 rows of 2 counts"):
+        run.confusion()
 
 
 def test_killed_at_every_step_the_adapter_is_the_old_or_the_new_one(tmp_path: Path) -> None:
@@ -273,8 +285,18 @@ def matrices(many: int) -> st.SearchStrategy[tuple[list[float | None], list[list
 def test_any_scores_are_read_back(drawn: tuple[list[float | None], list[list[float | None]]]) -> None:
     baseline, rows = drawn
     names = [f"task{i}" for i in range(len(baseline))]
-    value = {"tasks": names, "counts": [7] * len(names), "baseline": baseline, "matrix": rows}
+    value = {
+        "tasks": names, "counts": [7] * len(names), "baseline": baseline, "matrix": rows, "withheld": rows[::-1],
+        "withheld_bytes": 128, "metrics": ["f1"] * len(names), "languages": ["de"] * len(names),
+        "topics": ["qa"] * len(names), "majorities": baseline,
+    }  # fmt: skip
     assert Scores.from_json(json.loads(json.dumps(value))).to_json() == value
+
+
+def test_scores_of_earlier_versions_are_read() -> None:
+    value = {"tasks": ["a", "b"], "counts": [1, 1], "baseline": [0.5, 0.5], "matrix": [[1.0, None], [1.0, 1.0]]}
+    found = Scores.from_json(value)
+    assert (found.withheld, found.languages, found.majorities) == (None, (), ())
 
 
 @pytest.mark.parametrize(
@@ -285,6 +307,9 @@ def test_any_scores_are_read_back(drawn: tuple[list[float | None], list[list[flo
         {"matrix": [[1.0, 1.0]]},
         {"matrix": [[1.0], [1.0]]},
         {"counts": [1]},
+        {"withheld": [[1.0, None]]},
+        {"withheld": [[2.0, None], [1.0, 1.0]]},
+        {"languages": ["de"]},
     ],
 )
 def test_scores_of_the_wrong_shape_or_range_are_refused(change: dict[str, Any]) -> None:

@@ -75,9 +75,54 @@ def test_prompts_are_cut_and_targets_follow_a_space() -> None:
 
 
 def test_the_rate_warms_up_linearly_and_then_falls_linearly() -> None:
-    factors = [rate(step, 10, 0.2) for step in range(10)]
+    factors = [rate(step, 10, 2) for step in range(10)]
     assert factors == [0.5, 1.0, *[pytest.approx((10 - step) / 8) for step in range(2, 10)]]
-    assert [rate(step, 2, 0.0) for step in range(2)] == [1.0, 0.5]
+    assert [rate(step, 2, 0) for step in range(2)] == [1.0, 0.5]
+
+
+def test_the_warm_up_is_a_share_of_the_steps_or_so_many_of_them() -> None:
+    assert LoopSettings(warmup=0.1).rising(25) == 3
+    assert LoopSettings(warmup=0.1, warmup_steps=500).rising(25) == 500
+    assert rate(1, 2, 500) == 2 / 500  # a warm-up that is longer than the task never ends in it
+
+
+def test_weight_decay_is_that_of_adamw_where_every_gradient_is_there(backbone: CausalBackbone) -> None:
+    adapter = attached(backbone, "glodis")
+    made = learner(backbone, adapter, weight_decay=0.5, warmup=0.0)
+    made.begin()
+    before = {name: value.detach().clone() for name, value in adapter.named_parameters()}
+    made.step()
+    gradients = {name: value.grad for name, value in adapter.named_parameters()}
+    expected = {name: torch.nn.Parameter(value) for name, value in before.items()}
+    for name, value in expected.items():
+        value.grad = gradients[name]
+    torch.optim.AdamW(expected.values(), lr=1e-2, weight_decay=0.5, foreach=False).step()
+    for name, value in adapter.named_parameters():
+        moved = gradients[name] != 0
+        torch.testing.assert_close(value[moved], expected[name][moved], rtol=0, atol=1e-7)
+        assert torch.equal(value[~moved], before[name][~moved])
+
+
+def test_weight_decay_leaves_what_past_tasks_rely_on(backbone: CausalBackbone) -> None:
+    adapter = attached(backbone)
+    kept = {}
+    for index in range(2):
+        task = LoopSettings(lr=1e-2, batch_size=4, weight_decay=0.9)
+        taught = LanguageTargets(backbone.head, EOS)
+        made = Learner(backbone, adapter, examples(21), taught, settings=task, index=index)
+        made.begin()
+        while made.done < made.total:
+            made.step()
+        made.finish()
+        if index == 0:
+            kept = {"rows": adapter.task_rows.rows[0].clone(), "rho": adapter.task_rows.rho[0].clone()}
+            kept |= {"w1": adapter.router.w1.clone(), "used": adapter.dictionary.elastic.clone()}
+            used = adapter.dictionary.protected.clone()
+    assert torch.equal(adapter.task_rows.rows[0], kept["rows"])
+    assert torch.equal(adapter.task_rows.rho[0], kept["rho"])
+    assert torch.equal(adapter.router.w1, kept["w1"])
+    assert used.any()
+    assert torch.equal(adapter.dictionary.elastic[used], kept["used"][used])
 
 
 def test_the_loss_is_the_mean_over_target_tokens(backbone: CausalBackbone) -> None:
@@ -172,7 +217,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("lr", 0.0), ("lr", float("nan")), ("batch_size", 0), ("warmup", 1.0), ("steps", 0)]
+    ("name", "value"),
+    [("lr", 0.0), ("lr", float("nan")), ("batch_size", 0), ("warmup", 1.0), ("steps", 0), ("weight_decay", -0.1)],
 )
 def test_settings_that_cannot_work_are_refused(name: str, value: Any) -> None:
     with pytest.raises(EdgeAdaptError, match=f"{name}="):

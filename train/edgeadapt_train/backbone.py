@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ class Backbone:
     body: nn.Module
     embedding: nn.Module
     precision: Precision
+    checkpointed: bool = field(default=False, kw_only=True)
 
     @property
     def device(self) -> torch.device:
@@ -52,6 +53,20 @@ class Backbone:
     def hidden(self, embeddings: Tensor, mask: Tensor) -> Any:
         """embeddings [B, T, d], mask [B, T] -> the body's output; `last_hidden_state` [B, T, d]."""
         return self.body(inputs_embeds=embeddings, attention_mask=mask)
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Inside, with gradient checkpointing: forward keeps what enters each block, and backward runs the block again.
+
+        The blocks alone are told that they are being trained: what is in them (dropout) rests.
+        """
+        for block in self.host.layers:
+            block.training = self.checkpointed
+        try:
+            yield
+        finally:
+            for block in self.host.layers:
+                block.training = False
 
 
 @dataclass(frozen=True)
@@ -112,9 +127,11 @@ def load(
     device: str = "auto",
     *,
     quantisation: Quantisation = "none",
+    checkpointed: bool = False,
 ) -> Backbone:
     """Read a Hugging Face folder: an encoder by its config.json, or else a causal language model. On CPUs attention is
-    transformers' eager form (see the figures above). `quantisation`: of the blocks' frozen weights (nf4.py)."""
+    transformers' eager form (see the figures above). `quantisation`: of the blocks' frozen weights (nf4.py).
+    `checkpointed`: train with gradient checkpointing."""
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -135,7 +152,10 @@ def load(
     found = wrap(model if quantised else model.to(place), backbone_id, revision, chosen)
     if quantised:
         nf4.keep_trainable(model)
-    return found
+    if not checkpointed:
+        return found
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return replace(found, checkpointed=True)
 
 
 def wrap(model: Any, backbone_id: str = "unnamed", revision: str = "none", precision: Precision = "fp32") -> Backbone:

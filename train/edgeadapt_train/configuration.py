@@ -14,11 +14,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.heads import Pooling
 from edgeadapt_train.backbone import Quantisation
+from edgeadapt_train.continual.lessons import Strategy
 from edgeadapt_train.loop import LoopSettings
 from edgeadapt_train.options import checked
 
@@ -55,6 +56,10 @@ class RunSettings:
     checkpoint_every: int
     eval_batch_size: int
     max_new_tokens: int
+    gradient_checkpointing: bool
+    strategy: Strategy
+    task_ids: Literal["given", "both"]
+    split: Literal["validation", "evaluation"]
     adapter: Mapping[str, Any]
     stream: Mapping[str, Any]
     loop: LoopSettings

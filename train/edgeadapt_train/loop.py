@@ -1,13 +1,15 @@
 """Learning one task: the plain loop, one optimiser step at a time, so that whoever drives it may stop anywhere.
 
     loss    = 1/M sum over the step's M targets of -log p(target)  + adapter.penalty()      targets: objectives.py
-    lr(s)   = lr * (s + 1) / W            s < W = ceil(warmup * N)          linear warm-up over N steps,
-              lr * (N - s) / (N - W)      after that                        then linear decay towards 0
-    AdamW, no decay of weights; gradients are accumulated over `accumulation` batches and clipped by their global norm.
+    lr(s)   = lr * (s + 1) / W            s < W = ceil(warmup * N), or warmup_steps      linear warm-up over N steps,
+              lr * (N - s) / (N - W)      after that                                     then linear decay towards 0
+    AdamW; gradients are accumulated over `accumulation` batches and clipped by their global norm.
+    theta  <- theta (1 - lr(s) weight_decay)       only where the gradient is not zero
 
-A fresh optimiser per task: nothing of a past task's momentum moves what is protected now. All order and noise comes
-from the seed, so a learner restored from `state()` goes on to the same bits (on one kind of CPU, with one number of
-threads).
+A fresh optimiser per task: nothing of a past task's momentum moves what is protected now, and since decay moves only
+what the loss moves, a past task's rows in a table of all tasks keep their bits. All order and noise comes from the
+seed, so a learner restored from `state()` goes on to the same bits (on one kind of CPU, with one number of threads).
+Several processes may share every batch (parallel.py).
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from edgeadapt_train.adapters.base import Adapter, Event, Prompt
 from edgeadapt_train.backbone import Backbone
 from edgeadapt_train.batches import IGNORED, Batch, Encoded, epoch_batches
 from edgeadapt_train.objectives import Objective
+from edgeadapt_train.parallel import Alone, Team, own_rows, sum_gradients
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How a task is learnt. `steps` caps what `epochs` would give; None: no cap."""
+    """How a task is learnt. `steps` caps what `epochs` would give; None: no cap. `warmup` is a share of the steps;
+    `warmup_steps`, if given, takes its place."""
 
     lr: float = 2e-3
     batch_size: int = 8
@@ -39,6 +43,8 @@ class LoopSettings:
     epochs: int = 1
     steps: int | None = None
     warmup: float = 0.1
+    warmup_steps: int | None = None
+    weight_decay: float = 0.0
     clip: float = 1.0
     seed: int = 0
 
@@ -53,6 +59,14 @@ class LoopSettings:
             raise EdgeAdaptError(f"steps={self.steps}: give at least 1, or null for no cap")
         if not 0 <= self.warmup < 1:
             raise EdgeAdaptError(f"warmup={self.warmup}: give a share of the steps, in [0, 1)")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise EdgeAdaptError(f"warmup_steps={self.warmup_steps}: give 0 or more, or null for warmup's share")
+        if not 0 <= self.weight_decay < math.inf:
+            raise EdgeAdaptError(f"weight_decay={self.weight_decay}: give 0 (none) or more")
+
+    def rising(self, total: int) -> int:
+        """W, the steps of the warm-up."""
+        return math.ceil(self.warmup * total) if self.warmup_steps is None else self.warmup_steps
 
 
 @dataclass(frozen=True)
@@ -67,9 +81,18 @@ class StepReport:
     events: tuple[Event, ...]
 
 
-def rate(step: int, total: int, warmup: float) -> float:
-    """The learning rate's factor at step 0 .. total-1."""
-    rising = math.ceil(warmup * total)
+@dataclass(frozen=True)
+class _Share:
+    """A process's rows of a batch: `place` is its first row and the rows of the whole, `weight` its part of the step.
+    None for a batch without rows for it."""
+
+    batch: Batch | None
+    place: tuple[int, int]
+    weight: float
+
+
+def rate(step: int, total: int, rising: int) -> float:
+    """The learning rate's factor at step 0 .. total-1, after a warm-up of `rising` steps."""
     if step < rising:
         return (step + 1) / rising
     return (total - step) / (total - rising)
@@ -87,9 +110,11 @@ class Learner:
         *,
         settings: LoopSettings,
         index: int,
+        team: Team | None = None,
     ) -> None:
         self._backbone, self._adapter, self._examples, self._objective = backbone, adapter, examples, objective
         self.settings, self.index, self.done = settings, index, 0
+        self._team: Team = team or Alone()
         self._epochs: dict[int, list[list[int]]] = {}
         per_epoch = math.ceil(len(self._epoch(0)) / settings.accumulation)
         whole = per_epoch * settings.epochs
@@ -104,28 +129,32 @@ class Learner:
 
     def step(self) -> StepReport:
         """One optimiser step. Raises EdgeAdaptError when the loss is no longer a number."""
-        adapter, settings = self._adapter, self.settings
-        factor = rate(self.done, self.total, settings.warmup)
+        adapter, settings, team = self._adapter, self.settings, self._team
+        factor = rate(self.done, self.total, settings.rising(self.total))
         for group in self._optimiser.param_groups:
             group["lr"] = settings.lr * group["scale"] * factor
         adapter.schedule(self.done / max(1, self.total - 1))
         first = self.done * settings.accumulation
-        batches = [self._collate(self._chosen(first + offset)) for offset in range(settings.accumulation)]
-        targets = sum(batch.targets for batch in batches)
+        shares = [self._share(self._chosen(first + offset)) for offset in range(settings.accumulation)]
+        batches = [share.batch for share in shares if share.batch is not None]
+        counts = torch.tensor([[batch.targets, batch.tokens] for batch in batches], dtype=torch.int64).view(-1, 2)
+        targets, tokens = (int(value) for value in team.total(counts.sum(dim=0).to(self._backbone.device)))
         self._optimiser.zero_grad(set_to_none=True)
-        loss = 0.0
-        for batch in batches:
-            loss += self._backward(batch, targets, len(batches))
+        own = sum(self._backward(share, targets) for share in shares)
+        loss = float(team.total(torch.tensor(own, dtype=torch.float64, device=self._backbone.device)))
         if not math.isfinite(loss):
             raise EdgeAdaptError(
                 f"lr={settings.lr}: the loss of step {self.done + 1} is not a number; use a smaller lr"
             )
+        sum_gradients(team, self._parameters())
         adapter.after_backward()
         norm = nn.utils.clip_grad_norm_(self._parameters(), settings.clip)
+        self._decay()
         self._optimiser.step()
         self.done += 1
         events = tuple(adapter.after_step(self._optimiser, self.done))
-        tokens = sum(batch.tokens for batch in batches)
+        if team.size > 1:
+            team.follow(adapter.state_dict().values())
         return StepReport(self.done, loss, settings.lr * factor, float(norm), tokens, events)
 
     def finish(self) -> list[Event]:
@@ -168,6 +197,14 @@ class Learner:
         ]
         self._optimiser = torch.optim.AdamW(groups, lr=self.settings.lr, weight_decay=0.0, foreach=False)
 
+    @torch.no_grad()
+    def _decay(self) -> None:
+        if self.settings.weight_decay:
+            for group in self._optimiser.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.mul_(1 - group["lr"] * self.settings.weight_decay * (parameter.grad != 0))
+
     def _epoch(self, epoch: int) -> list[list[int]]:
         if epoch not in self._epochs:
             key = (self.settings.seed, self.index, epoch)
@@ -182,18 +219,29 @@ class Learner:
     def _collate(self, indices: Sequence[int]) -> Batch:
         return self._objective.collate([self._examples[index] for index in indices], self._backbone.device)
 
-    def _backward(self, batch: Batch, targets: int, parts: int) -> float:
-        """Backward of one batch's share; returns its part of the loss."""
+    def _share(self, indices: Sequence[int]) -> _Share:
+        """This process's share of a batch of the step."""
+        first, rows = own_rows(self._team, indices)
+        weight = len(rows) / len(indices) / self.settings.accumulation
+        return _Share(self._collate(rows) if rows else None, (first, len(indices)), weight)
+
+    def _backward(self, share: _Share, targets: int) -> float:
+        """Backward of a share's part of the step's loss, which is that of `targets` targets; returns it."""
+        batch = share.batch
+        if batch is None:
+            return 0.0
         task = torch.full((len(batch.ids),), self.index, device=batch.ids.device)
         with torch.no_grad():
             embeddings = self._backbone.embed(batch.ids)
-        with self._adapter.conditioned(Prompt(embeddings, batch.prompt_mask, task)):
-            hidden = self._backbone.hidden(embeddings, batch.mask).last_hidden_state
-        logits, labels = self._objective.logits(hidden, batch), batch.labels[batch.labels != IGNORED]
-        loss = cross_entropy(logits, labels, reduction="sum") / targets
-        penalty = self._adapter.penalty()
-        whole = loss if penalty is None else loss + penalty / parts
-        whole.backward()
+        # Backward, too, runs under these conditions: with gradient checkpointing it runs the blocks again.
+        with self._adapter.conditioned(Prompt(embeddings, batch.prompt_mask, task, share.place)):
+            with self._backbone.recomputing():
+                hidden = self._backbone.hidden(embeddings, batch.mask).last_hidden_state
+            logits, labels = self._objective.logits(hidden, batch), batch.labels[batch.labels != IGNORED]
+            loss = cross_entropy(logits, labels, reduction="sum") / targets
+            penalty = self._adapter.penalty()
+            whole = loss if penalty is None else loss + penalty * share.weight
+            whole.backward()
         return float(loss.detach())
 
     def _gradients(self, count: int, *, single: bool = False) -> Iterator[None]:
@@ -204,7 +252,7 @@ class Learner:
             for indices in [[index] for index in chosen] if single else [chosen]:
                 self._adapter.zero_grad(set_to_none=True)
                 batch = self._collate(indices)
-                self._backward(batch, batch.targets, 1)
+                self._backward(_Share(batch, (0, len(indices)), 1.0), batch.targets)
                 yield
 
 

@@ -37,6 +37,16 @@ class Lines:
             self.say(f"{task}: step {done}/{total}, loss {loss:.4f}")
 
 
+class Silent:
+    """Nothing: what all processes but the first say."""
+
+    def say(self, line: str) -> None:
+        pass
+
+    def step(self, task: str, done: int, total: int, loss: float) -> None:
+        pass
+
+
 class _Bar:
     def __init__(self, bars: object) -> None:
         from rich.progress import Progress

@@ -80,11 +80,13 @@ class Host:
 @dataclass(frozen=True)
 class Prompt:
     """What an adapter may look at before the first layer: embeddings [B, T, d], mask [B, T] (1 on prompt tokens),
-    task int64 [B]."""
+    task int64 [B]. `place`: of rows that are part of a batch of several processes, the first one's number and how many
+    there are in all, so that noise can be drawn as for the whole batch."""
 
     embeddings: Tensor
     mask: Tensor
     task: Tensor
+    place: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,10 @@ class Adapter(nn.Module, ABC):
     card: ClassVar[Card]
     variant: str = "default"
     budget: int = 2_500_000
+    reads_task: bool = False
+    """Whether what it computes depends on the task that it is told (Prompt.task)."""
+    recomputable: bool = True
+    """Whether a block, run twice under the same conditions, computes the same: gradient checkpointing needs it."""
     default_ewc: ClassVar[Mapping[str, Any]] = {}
     """Options of the EWC (ewc.py) that belongs to the method itself: it is there unless a run says otherwise."""
 

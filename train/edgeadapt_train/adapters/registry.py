@@ -19,6 +19,7 @@ from edgeadapt_train.adapters.himalaya.adapter import Himalaya
 from edgeadapt_train.adapters.himalaya.config import HimalayaConfig
 from edgeadapt_train.adapters.lilac import Lilac, LilacConfig
 from edgeadapt_train.adapters.lora import Lora, LoraConfig
+from edgeadapt_train.adapters.lora_per_task import LoraPerTask
 from edgeadapt_train.adapters.loreft import Loreft, LoreftConfig
 from edgeadapt_train.adapters.unihyper.adapter import HfSat, Sat, UniHyper
 from edgeadapt_train.adapters.unihyper.config import SatConfig, UniHyperConfig
@@ -34,6 +35,7 @@ METHODS: dict[str, tuple[type[Any], type[Any]]] = {
     "himalaya": (HimalayaConfig, Himalaya),
     "lilac": (LilacConfig, Lilac),
     "lora": (LoraConfig, Lora),
+    "lora-per-task": (LoraConfig, LoraPerTask),
     "loreft": (LoreftConfig, Loreft),
     "sat-lora": (SatConfig, Sat),
     "tabs": (TabsConfig, Tabs),

@@ -26,6 +26,7 @@ class Wrapped(Adapter):
         super().__init__()
         self.inner = inner
         self.method, self.variant, self.budget = inner.method, inner.variant, inner.budget
+        self.reads_task, self.recomputable = inner.reads_task, inner.recomputable
 
     def attach(self) -> None:
         self.inner.attach()

@@ -40,6 +40,7 @@ class Tabs(Adapter):
     """See the module's docstring."""
 
     method = "tabs"
+    recomputable = False  # its gates draw noise inside of the blocks
     card = Card(
         "y = W x + g_t sum_i s_i u_i (v_i^T x), g_t a hard-concrete gate of the layer's input",
         "s, the gates' a and c",

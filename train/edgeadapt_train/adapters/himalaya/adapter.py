@@ -59,6 +59,7 @@ class Himalaya(Adapter):
     """One instance per run; its sites are hooks on `host`."""
 
     method = "himalaya"
+    reads_task = True
     card = Card(
         "h_l + g_l r (r^T h_l), r = unit(D^T k), k = gates * coefficients of (prompt, task), at most 3 of 40",
         "router, free atoms, the task's row and gains",
@@ -94,6 +95,7 @@ class Himalaya(Adapter):
         self._penalty: Tensor | None = None
         self._k: Tensor | None = None
         self._asked: tuple[Tensor, Tensor] | None = None
+        self._place: tuple[int, int] | None = None
         self.tree.rebuild(self.dictionary.elastic)
         self._memory = Memory(
             config, self.dictionary, self.router, self.task_rows, self.growth, self.fisher, self.tree, self.sketch
@@ -116,7 +118,9 @@ class Himalaya(Adapter):
         both = self.router.trained().route(pool, task) + self.task_rows.trained_rows(task)
         a, c = both[:, :ATOMS], both[:, ATOMS:]
         slots = self.dictionary.open_slots()
-        uniform = torch.rand(a.shape, generator=self._noise).clamp(1e-6, 1 - 1e-6).to(a.device)
+        first, many = self._place or (0, len(a))
+        uniform = torch.rand((many, ATOMS), generator=self._noise)[first : first + len(a)]
+        uniform = uniform.clamp(1e-6, 1 - 1e-6).to(a.device)
         gates = concrete_gates(a, slots, self._temperature, torch.logit(uniform))
         k = gates * c
         raws, rows = self._read_and_write(k, self.dictionary.trained(self._beta))
@@ -157,7 +161,7 @@ class Himalaya(Adapter):
 
     @contextmanager
     def conditioned(self, prompt: Prompt) -> Iterator[None]:
-        pool = self.pooled(prompt)
+        pool, self._place = self.pooled(prompt), prompt.place
         make = self.update if self._stored is None else self.stored_update
         with self._sites.using(make(pool, prompt.task)):
             yield

@@ -72,6 +72,7 @@ class AtomMix(Adapter):
     """What the three share: sites, routing, tasks. `gains` are summed."""
 
     budget = BUDGET
+    reads_task = True
 
     def __init__(self, config: AtomMixConfig, host: Host) -> None:
         super().__init__()
