@@ -45,6 +45,10 @@ class Effort:
             total_seconds=None if self.total_seconds is None else self.total_seconds / self.openings,
         )
 
+    def ending(self, began: float, openings: int) -> float | None:
+        """When so many openings of this effort are over, if the first began at `began`; None: whenever they are."""
+        return None if self.total_seconds is None else began + openings * self.total_seconds
+
     def shared_among(self, parts: int) -> Effort:
         """The same for one of several runs that have the whole time together."""
         return self if self.total_seconds is None else replace(self, total_seconds=self.total_seconds / parts)

@@ -106,8 +106,12 @@ def measure(run: Measurement) -> Measured:
     ends = run.ends()
     memory: list[Memory] = []
 
-    def turns(workers: Mapping[str, Worker], origins: Mapping[str, Origin] | None, plan: Effort, begin: float) -> None:
-        """One opening; `origins` in the first one, in which what is to be had once is measured, too."""
+    def turns(
+        workers: Mapping[str, Worker], origins: Mapping[str, Origin] | None, plan: Effort, until: float | None
+    ) -> None:
+        """One opening; `origins` in the first one, in which what is to be had once is measured, too. Its phases share
+        the time from now, with everything open, to the monotonic clock's `until`."""
+        begin = time.monotonic()
         for name, worker in workers.items():
             load.add(name, [_turn(worker.opened)])
         for workload in run.workloads:
@@ -116,7 +120,7 @@ def measure(run: Measurement) -> Measured:
             for phase in phases:
                 step = taken[workload, phase]
                 step.started = step.started or now()
-                end = None if plan.total_seconds is None else begin + plan.total_seconds * ends[workload, phase]
+                end = None if until is None else begin + (until - begin) * ends[workload, phase]
                 for name, found in interleave(able, _asker(phase), plan, end).items():
                     step.add(name, found)
             for name, worker in able.items() if origins else ():
@@ -136,13 +140,12 @@ def measure(run: Measurement) -> Measured:
             if variant.name in workers
         }
         run.say(f"measuring, opening 1 of {whole.openings}")
-        turns(workers, origins, plan, first)
+        turns(workers, origins, plan, plan.ending(first, 1))
         whole_run = [_memory(origins[name], workers[name]) for name in names]
     for opening in range(1, whole.openings if any(not PHASES[phase].once for _, phase in run.steps) else 1):
-        begin = time.monotonic() if plan.total_seconds is None else first + opening * plan.total_seconds
         run.say(f"measuring, opening {opening + 1} of {whole.openings}")
         with run.opened([names[index] for index in rng.permutation(len(names))]) as workers:
-            turns(workers, None, plan, begin)
+            turns(workers, None, plan, plan.ending(first, opening + 1))
     rows = _rows(load, origins, {"name": "load"}, "load")
     for (workload, phase), found in taken.items():
         rows += _rows(found, origins, workload.sizes(), phase)

@@ -21,7 +21,7 @@ import pytest
 
 from bench.kernels.rows import Row
 from edgeadapt.codecs import blockwise
-from edgeadapt.ops import OPS, Case, spectral_update
+from edgeadapt.ops import OPS, Case, atom_mix_update, spectral_update
 from edgeadapt.ops.library import library_path
 from tests.contract.views import model_of
 
@@ -71,12 +71,10 @@ def route(tokens: int) -> Case:
 def atom_mix(tokens: int) -> Case:
     """On q, k and v, packed; of two atoms, since no other is read."""
     chosen = np.random.default_rng(2).integers(0, 2, (1, tokens, 2))
-    tables = {"U": normal(2, 960), "V": normal(2, 1, D), "g": normal(1, 2, 3)}
-    columns = np.array([[0, 576], [576, 768], [768, 960]])
-    inputs = {"y": normal(1, tokens, 960), "x": normal(1, tokens, D), **tables}
-    return Case(
-        "", {**inputs, "columns": columns, "index": chosen, "weight": normal(1, tokens, 2)}, attributes={"row": 0}
-    )
+    inputs = {"y": normal(1, tokens, 960), "x": normal(1, tokens, D)}
+    inputs["atoms"] = atom_mix_update.table(normal(2, 960), normal(2, 1, D), normal(1, 2, 3))
+    inputs |= {"columns": np.array([[0, 576], [576, 768], [768, 960]]), "index": chosen}
+    return Case("", {**inputs, "weight": normal(1, tokens, 2)}, attributes={"row": 0, "reads": 1})
 
 
 def encoder_norm() -> Case:
