@@ -1,0 +1,82 @@
+"""Weights & Biases' own run file, read back: run-ID.wandb of an offline run.
+
+    file    = ":W&B"  magic u16  version u8, then blocks of 32 KiB as LevelDB's log has them
+    record  = crc32 u32  length u16  kind u8  payload        kind 1: whole; 2, 3, 4: first, middle and last piece
+A payload is a `Record` of W&B's protocol. A block's last bytes, too few for a header, are zero.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_HEADER, _BLOCK, _PIECE = 7, 32768, 7
+
+
+@dataclass
+class Stored:
+    """What a run file says."""
+
+    id: str = ""
+    name: str = ""
+    project: str = ""
+    host: str = ""
+    exit_code: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def stored(folder: Path) -> Stored:
+    """The run in an offline-run-* folder."""
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = folder.glob("run-*.wandb")
+    found = Stored()
+    for payload in _records(path.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(payload)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+            found.id, found.name, found.project, found.host = run.run_id, run.display_name, run.project, run.host
+            _update(found.config, run.config.update)
+        elif kind == "config":
+            _update(found.config, record.config.update)
+        elif kind == "summary":
+            _update(found.summary, record.summary.update)
+        elif kind == "history":
+            row: dict[str, Any] = {}
+            _update(row, record.history.item)
+            found.history.append(row)
+        elif kind == "exit":
+            found.exit_code = record.exit.exit_code
+    return found
+
+
+def _update(target: dict[str, Any], items: Any) -> None:
+    for item in items:
+        *above, last = list(item.nested_key) or [item.key]
+        place = target
+        for key in above:
+            place = place.setdefault(key, {})
+        place[last] = json.loads(item.value_json)
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    assert data[:4] == b":W&B"
+    place, pieces = _HEADER, b""
+    while place + _PIECE <= len(data):
+        left = _BLOCK - place % _BLOCK
+        if left < _PIECE:
+            place += left
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        pieces += data[place + _PIECE : place + _PIECE + length]
+        place += _PIECE + length
+        if kind in (1, 4):
+            yield pieces
+            pieces = b""
