@@ -4,7 +4,7 @@
     adapter.json         what the adapter is, and the SHA-256 of its weights: written last, so a run that has it is done
     adapter.safetensors  the deployed form of the adapter
     scores.json          score on every task before training and after each task
-    confusion.json       of the finished run: how often each choice was answered for each, of every classification task
+    confusion.json       of the finished run: how often each choice was answered for each, of every task with choices
     metrics.jsonl        one JSON object a line, as training goes: events, and of every step its loss, lr,
                          gradient_norm, tokens and seconds
     environment.json     versions and machine

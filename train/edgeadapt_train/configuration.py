@@ -1,10 +1,11 @@
 """A run's configuration: Hydra composes the packaged YAML files, then typed settings check every value.
 
     config.yaml               what every run has
-    runs/<name>.yaml          a ready run: run=<name>
+    runs/<name>.yaml          a ready run: run=<name>; reference.py translates those in other words
     model/ stream/ adapter/   the parts that a run chooses: model=..., stream=..., adapter=...
 
-`mode=trial` cuts a run to one epoch of two batches and 16 examples per score: does everything work here?
+`mode=trial` cuts a run to one epoch of two batches and 16 examples per score, without tracker or search: does
+everything work here?
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.heads import Pooling
+from edgeadapt_train import reference
 from edgeadapt_train.backbone import Quantisation
 from edgeadapt_train.continual.lessons import Strategy
+from edgeadapt_train.limits import Limits
 from edgeadapt_train.loop import LoopSettings
 from edgeadapt_train.options import checked
+from edgeadapt_train.search_space import SearchSettings
+from edgeadapt_train.tracking import TrackingSettings
 
 TRIAL_STEPS, TRIAL_EXAMPLES = 2, 16
 _LOOP = {item.name for item in fields(LoopSettings)}
@@ -56,14 +61,17 @@ class RunSettings:
     checkpoint_every: int
     eval_batch_size: int
     max_new_tokens: int
-    gradient_checkpointing: bool
-    strategy: Strategy
-    task_ids: Literal["given", "both"]
-    split: Literal["validation", "evaluation"]
     adapter: Mapping[str, Any]
     stream: Mapping[str, Any]
     loop: LoopSettings
     yaml: str
+    gradient_checkpointing: bool = False
+    strategy: Strategy = "in-turn"
+    task_ids: Literal["given", "both"] = "both"
+    split: Literal["validation", "evaluation"] = "evaluation"
+    limits: Limits = field(default_factory=Limits)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.run_id):
@@ -95,15 +103,28 @@ def compose(overrides: Sequence[str]) -> RunSettings:
     words = [re.sub(r"^run=", "runs=", word) for word in overrides]
     try:
         with initialize_config_module("edgeadapt_train.configs", version_base="1.3"):
-            config = hydra_compose("config", words)
+            named = hydra_compose("config", [word for word in words if word.startswith(("runs=", "reference."))])
+            translated = _translated(named.reference, words)
+            config = hydra_compose("config", [*translated, *words])
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise EdgeAdaptError(f"configuration: {error.full_key} must be given: {error.full_key}=VALUE") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise EdgeAdaptError(f"configuration: {_one_line(error)}") from None
     assert isinstance(values, dict)
-    named: dict[str, Any] = {str(key): value for key, value in values.items()}
-    return _settings(named, OmegaConf.to_yaml(config, resolve=True))
+    return _settings({str(key): value for key, value in values.items()}, OmegaConf.to_yaml(config, resolve=True))
+
+
+def _translated(description: Any, words: Sequence[str]) -> list[str]:
+    """The overrides of a run that is described in a reference design's words; none for others."""
+    from omegaconf import OmegaConf
+
+    if description is None:
+        return []
+    said = OmegaConf.to_container(description, resolve=True)
+    assert isinstance(said, dict)
+    chosen = [word.split("=")[0] for word in words]
+    return reference.overrides({str(key): value for key, value in said.items()}, chosen)
 
 
 def again(yaml: str, changes: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
@@ -130,20 +151,34 @@ def _settings(values: dict[str, Any], yaml: str) -> RunSettings:
     values = dict(values)
     adapter = dict(values.pop("adapter"))
     adapter.pop("lr", None)
+    values.pop("reference", None)  # translated already
     model = ModelSettings(**checked(ModelSettings, values.pop("model"), "model."))
     stream = dict(values.pop("stream"))
-    loop = LoopSettings(**checked(LoopSettings, {key: values.pop(key) for key in sorted(_LOOP)}))
+    limits = Limits(**checked(Limits, values.pop("limits", {}), "limits."))
+    loop = LoopSettings(**checked(LoopSettings, {key: values.pop(key) for key in sorted(_LOOP) if key in values}))
+    tracking = TrackingSettings(**checked(TrackingSettings, values.pop("tracking", {}), "tracking."))
+    search = SearchSettings.of(values.pop("search", {}))
     place = Path(str(values.pop("results_dir"))).expanduser()
     plain = checked(RunSettings, values)
     settings = RunSettings(
-        results_dir=place, model=model, adapter=adapter, stream=stream, loop=loop, yaml=yaml, **plain
+        results_dir=place,
+        model=model,
+        adapter=adapter,
+        stream=stream,
+        limits=limits,
+        loop=loop,
+        tracking=tracking,
+        search=search,
+        yaml=yaml,
+        **plain,
     )
     if settings.mode == "full":
         return settings
     short = {key: min(int(stream[key]), TRIAL_EXAMPLES) for key in ("validation", "evaluation") if key in stream}
     trial = replace(loop, epochs=1, steps=min(loop.steps or TRIAL_STEPS, TRIAL_STEPS))
     fewer = {"fisher_batches": TRIAL_STEPS} if "fisher_batches" in adapter else {}
-    return replace(settings, loop=trial, stream={**stream, **short}, adapter={**adapter, **fewer})
+    parts = {"stream": {**stream, **short}, "adapter": {**adapter, **fewer}}
+    return replace(settings, loop=trial, tracking=TrackingSettings(), search=SearchSettings(), **parts)
 
 
 def _one_line(error: Exception) -> str:
