@@ -127,6 +127,15 @@ def _translated(description: Any, words: Sequence[str]) -> list[str]:
     return reference.overrides({str(key): value for key, value in said.items()}, chosen)
 
 
+def plain(yaml: str) -> dict[str, Any]:
+    """A stored configuration as Python's own values."""
+    from omegaconf import OmegaConf
+
+    found = OmegaConf.to_container(OmegaConf.create(yaml), resolve=True)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
 def again(yaml: str, changes: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunSettings:
     """Settings of a run's stored configuration with `changes` (dotted keys) and `key=value` overrides, in this order.
 

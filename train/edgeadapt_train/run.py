@@ -25,14 +25,14 @@ from edgeadapt.files import storage_errors
 from edgeadapt.scores import Confusion
 from edgeadapt.tasks import TaskSpec
 from edgeadapt.text import TextCodec
-from edgeadapt_train import checkpoint, scoring, streams
+from edgeadapt_train import checkpoint, random_backbone, streams, tracking
 from edgeadapt_train.adapters import registry
 from edgeadapt_train.adapters.base import Adapter
 from edgeadapt_train.adapters.headed import Headed
 from edgeadapt_train.backbone import Backbone, CausalBackbone, load, threads
 from edgeadapt_train.batches import Example
 from edgeadapt_train.checkpoint import Position
-from edgeadapt_train.configuration import RunSettings, compose
+from edgeadapt_train.configuration import RunSettings, compose, plain
 from edgeadapt_train.continual import lessons
 from edgeadapt_train.continual.lessons import Lesson
 from edgeadapt_train.continual.scoreboard import Scoreboard
@@ -41,8 +41,13 @@ from edgeadapt_train.loop import Learner, restore_adapter
 from edgeadapt_train.objectives import check_kind, encoded, objective
 from edgeadapt_train.parallel import Team, team
 from edgeadapt_train.progress import Reporter, Silent, reporter
+from edgeadapt_train.random_backbone import RANDOM
 from edgeadapt_train.run_files import claim, environment, write_adapter
-from edgeadapt_train.scoring import Scored, evaluate
+from edgeadapt_train.scoring import Scored, confusion, evaluate
+from edgeadapt_train.search import on_validation, searched
+from edgeadapt_train.tracking import Tracker, TrackingSettings
+from edgeadapt_train.tracking.disabled import Disabled
+from edgeadapt_train.tracking.figures import after_task, at_the_end
 
 
 def train(overrides: Sequence[str]) -> Path | None:
@@ -56,22 +61,26 @@ def train(overrides: Sequence[str]) -> Path | None:
     if len(words) < len(overrides):
         print(settings.yaml, end="")
         return None
-    with opened(settings) as run:
+    if settings.search.trials:
+        settings = searched(settings, on_validation)
+    with opened(settings) as run, run.tracked():
         run.learn()
         run.publish()
     return settings.directory
 
 
 @contextmanager
-def opened(settings: RunSettings) -> Iterator[Run]:
+def opened(settings: RunSettings, quiet: bool = False) -> Iterator[Run]:
     """A run ready to learn, its configuration and environment written. Raises EdgeAdaptError as `train` does."""
     directory = settings.directory
     claim(directory, settings.yaml)
     members = team(cpu=settings.device == "cpu")
-    with _reporter(members) as show, threads(settings.threads), storage_errors(directory):
+    with _reporter(members, quiet) as show, threads(settings.threads), storage_errors(directory):
         tasks = streams.load(settings.stream)
-        found = resolve(settings.model.id)
-        named = Path(settings.model.id).expanduser()
+        settings.limits.check_stream(tasks)
+        wanted = settings.model.id
+        named = random_backbone.made(wanted) if wanted.startswith(RANDOM) else Path(wanted).expanduser()
+        found = resolve(str(named) if named.exists() else wanted)
         # Export must find the backbone again: a folder by its whole path, anything else by its id.
         identity = str(named.resolve()) if named.exists() else found.id
         backbone = load(
@@ -90,6 +99,8 @@ def opened(settings: RunSettings) -> Iterator[Run]:
             rundir.write_config(directory, settings.yaml)
             rundir.write_environment(directory, {**environment(backbone), "processes": members.size})
         show.say(f"{settings.run_id}: {found.id} in {backbone.precision}, {len(tasks)} tasks, into {directory}")
+        if (remark := settings.limits.hold_device(backbone.device)) is not None:
+            show.say(remark)
         yield run
 
 
@@ -110,16 +121,26 @@ class Run:
         self._path, self._team = settings.directory, members
         self._prototypes = Prototypes()
         self.adapter = build_adapter(settings, backbone, [task.spec for task in tasks], self._prototypes)
+        settings.limits.check_adapter(self.adapter)
         lessons.check(settings.strategy, backbone, self.adapter)
         self.lessons = lessons.lessons(settings.strategy, [task.spec.name for task in tasks])
         if settings.gradient_checkpointing and not self.adapter.recomputable:
             raise EdgeAdaptError(f"gradient_checkpointing=true: {self.adapter.method} computes a block once only")
         self._meters = meters()
         self.board = Scoreboard(len(tasks))
+        self.tracker: Tracker = Disabled()
         self._step = 0
 
+    @contextmanager
+    def tracked(self) -> Iterator[None]:
+        """Within the block the tracker that the settings name is told what is recorded."""
+        wanted = self.settings.tracking if self._team.rank == 0 else TrackingSettings()
+        config = plain(self.settings.yaml)
+        with tracking.open(wanted, run_id=self.settings.run_id, config=config, directory=self._path) as self.tracker:
+            yield
+
     def learn(self, after: Callable[[int], None] = lambda row: None) -> None:
-        """Every lesson that is not learnt yet, in order. `after`: told the row of the matrix that a lesson has filled."""
+        """Every lesson that is not learnt yet, in order. `after` is told which row of the matrix each has filled."""
         restored = checkpoint.read(self._path)
         first = Position(0, 0, 0, 0, {}) if restored is None else restored[0]
         if restored is not None:
@@ -202,13 +223,14 @@ class Run:
         for index in lesson.scored:
             spec, found = self.tasks[index].spec, self.answered(index, self.adapter, lesson.asked(index))
             board.matrix[row, index] = found.score
-            if last and spec.kind == "classification":
-                counts = scoring.confusion(spec, found.answers, [item.target for item in self.asked(index)])
+            if last and spec.choices:
+                counts = confusion(spec, found.answers, [item.target for item in self.asked(index)])
                 board.confusion[spec.name] = Confusion(spec.choices, tuple(map(tuple, counts.tolist())))
             if self.settings.task_ids == "both":
                 board.withheld[row, index] = self._withheld(lesson, index) if self._guesses else found.score
         shown = ", ".join(f"{self.tasks[j].spec.name} {board.matrix[row, j]:.3f}" for j in lesson.scored if j <= row)
         self.show.say(f"after {lesson.name}: {shown}")
+        self.tracker.log(self._step, after_task([task.spec.name for task in self.tasks], board.matrix, row))
 
     def _withheld(self, lesson: Lesson, index: int) -> float:
         """Score on task `index` where the adapter is not told the task."""
@@ -224,7 +246,9 @@ class Run:
     def publish(self) -> None:
         """The scores, then the adapter: the run is finished when adapter.json is there."""
         if self._team.rank == 0:
-            rundir.write_scores(self._path, self.board.scores(self.tasks, self.settings.split, self._prototypes.nbytes))
+            scores = self.board.scores(self.tasks, self.settings.split, self._prototypes.nbytes)
+            self.tracker.summarise(at_the_end(scores, self.board.confusion, self.adapter.byte_report()["deployed"]))
+            rundir.write_scores(self._path, scores)
             rundir.write_confusion(self._path, self.board.confusion)
             write_adapter(self._path, self.adapter, self.backbone, self.tasks)
         self.show.say(f"{self.settings.run_id}: finished, {self._path}")
@@ -259,6 +283,8 @@ class Run:
         self._records += len(events)
         for event in events if self._log is not None else ():
             self._log.append({"step": self._step, "task": lesson.name, **event})
+            if "loss" in event:
+                self.tracker.log(self._step, {"task": lesson.name, **event})
 
     def _save(self, learner: Learner, lesson: int, done: int) -> None:
         if self._team.rank == 0:
@@ -280,5 +306,5 @@ def build_adapter(
     return headed.to(backbone.device)
 
 
-def _reporter(members: Team) -> Any:
-    return reporter() if members.rank == 0 else nullcontext(Silent())
+def _reporter(members: Team, quiet: bool) -> Any:
+    return nullcontext(Silent()) if quiet or members.rank > 0 else reporter()

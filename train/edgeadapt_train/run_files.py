@@ -18,7 +18,7 @@ from edgeadapt_train.backbone import Backbone
 from edgeadapt_train.streams import Task
 
 # Keys that may differ between a run and its continuation: they do not change the result, or not by more than rounding.
-_FREE = ("results_dir", "checkpoint_every")
+_FREE = ("results_dir", "checkpoint_every", "tracking", "search")
 
 
 def write_adapter(path: Path, adapter: Adapter, backbone: Backbone, tasks: Sequence[Task]) -> None:

@@ -34,7 +34,7 @@ import numpy as np
 
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import locked, write_json
-from edgeadapt_train.configuration import RunSettings, again
+from edgeadapt_train.configuration import RunSettings, again, plain
 from edgeadapt_train.continual.metrics import summary
 from edgeadapt_train.search_storage import storage
 
@@ -99,10 +99,9 @@ def searched(settings: RunSettings, objective: Objective) -> RunSettings:
 
 def on_validation(settings: RunSettings, report: Report) -> float:
     """Train, and score on the validation examples after each task: the objective of `edgeadapt train`."""
-    from edgeadapt_train.progress import Silent
     from edgeadapt_train.run import opened
 
-    with opened(settings, Silent()) as run:
+    with opened(settings, quiet=True) as run:
         for index, task in enumerate(run.tasks):
             if not run.asked(index):
                 raise EdgeAdaptError(
@@ -167,11 +166,7 @@ def _study(settings: RunSettings) -> Study:
 
 def _about(settings: RunSettings) -> dict[str, Any]:
     """What must be the same for a search to go on."""
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(OmegaConf.create(settings.yaml))
-    assert isinstance(values, dict)
-    kept = {str(key): value for key, value in values.items() if key not in _FREE}
+    kept = {key: value for key, value in plain(settings.yaml).items() if key not in _FREE}
     return {**kept, "search": kept["search"]["space"]}
 
 
