@@ -160,7 +160,7 @@ def test_a_part_that_the_user_names_brings_no_limits_of_the_one_that_was_describ
         (PROPOSED, "method_name", "LILAC", "method_name=LILAC: model.adapter.type says HIMALAYA"),
         (PROPOSED, "method", "comparative", "must begin with it"),
         (PROPOSED, "dataset.tokenizer", "gpt2", "dataset.tokenizer=gpt2"),
-        (PROPOSED, "dataset.max_seq_length", 128, "answers alone have 128 tokens"),
+        (PROPOSED, "dataset.max_seq_length", 256, "answers alone have 256 tokens"),
         (PROPOSED, "model.kd_tree.leaf_size", 1, "leaf_size=1"),
         (PROPOSED, "optuna.search_space.colour.type", "uniform", "what is searched is one of learning_rate"),
         (PROPOSED, "model.adapter.type", None, "reference.model.adapter.type is missing"),

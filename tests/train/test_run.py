@@ -62,10 +62,98 @@ def test_a_run_ends_as_a_finished_run_directory(place: Path, tmp_path: Path, ada
     assert scores is not None
     assert not np.isnan(scores.baseline).any()
     assert not np.isnan(scores.matrix).any()
-    losses = [record["loss"] for record in run.metrics() if "loss" in record]
-    assert len(losses) == 12
+    steps = [record for record in run.metrics() if "loss" in record]
+    assert len(steps) == 12
+    assert all(record["tokens"] > 0 and record["seconds"] > 0 for record in steps)
+    assert (scores.metrics, scores.languages) == (("accuracy", "accuracy"), ("en", "en"))
+    for name, confusion in run.confusion().items():
+        place_of = scores.tasks.index(name)
+        right = sum(confusion.counts[i][i] for i in range(2))
+        assert sum(map(sum, confusion.counts)) == scores.counts[place_of] == 12
+        assert right / 12 == scores.matrix[1, place_of]
+    assert list(run.confusion()) == ["1-topics", "2-mood"]
     assert run.environment()["precision"] == "fp32"
     assert "run_id: demo" in run.config()
+
+
+def test_scores_without_task_ids_are_those_with_guessed_ones(place: Path, tmp_path: Path) -> None:
+    directory = train(words(place, tmp_path, "lr=0.05"))
+    assert directory is not None
+    run = RunDir.open(directory)
+    scores, events = run.scores(), [r for r in run.metrics() if r.get("event") == "task ids"]
+    assert scores is not None
+    assert scores.withheld is not None
+    assert scores.withheld_bytes == 2 * 2 * 64
+    assert [(r["task"], r["asked"]) for r in events] == [
+        (after, asked) for after in scores.tasks for asked in scores.tasks
+    ]
+    shares = {(r["task"], r["asked"]): r["guessed_right"] for r in events}
+    assert shares["1-topics", "1-topics"] == 1  # there is no other task yet
+    assert shares["1-topics", "2-mood"] == 0
+    assert scores.withheld[0, 0] == scores.matrix[0, 0]
+
+
+def test_methods_that_ignore_the_task_answer_alike_without_its_id(place: Path, tmp_path: Path) -> None:
+    directory = train(words(place, tmp_path, "adapter=lora8"))
+    assert directory is not None
+    scores = RunDir.open(directory).scores()
+    assert scores is not None
+    np.testing.assert_array_equal(scores.withheld, scores.matrix)
+    assert scores.withheld_bytes == 0
+
+
+def test_scores_without_task_ids_can_be_left_out(place: Path, tmp_path: Path) -> None:
+    directory = train(words(place, tmp_path, "mode=trial", "task_ids=given"))
+    assert directory is not None
+    scores = RunDir.open(directory).scores()
+    assert scores is not None
+    assert scores.withheld is None
+
+
+def test_jointly_all_tasks_are_one_training_and_are_scored_after_it(place: Path, tmp_path: Path) -> None:
+    directory = train(words(place, tmp_path, "adapter=lora8", "strategy=joint"))
+    assert directory is not None
+    run = RunDir.open(directory)
+    scores = run.scores()
+    assert scores is not None
+    assert np.isnan(scores.matrix[0]).all()
+    assert not np.isnan(scores.matrix[1]).any()
+    assert [r["task"] for r in run.metrics() if "loss" in r] == ["joint"] * 12
+    assert len(run.adapter.tasks) == 2
+
+
+def test_the_validation_split_can_be_scored_instead(place: Path, tmp_path: Path) -> None:
+    directory = train(words(place, tmp_path, "mode=trial", "split=validation"))
+    assert directory is not None
+    scores = RunDir.open(directory).scores()
+    assert scores is not None
+    assert scores.counts == (4, 4)
+
+
+def test_gradient_checkpointing_changes_no_loss(place: Path, tmp_path: Path) -> None:
+    losses = []
+    for name, flag in (("plain", "false"), ("saving", "true")):
+        directory = train(words(place, tmp_path, f"run_id={name}", f"gradient_checkpointing={flag}", "task_ids=given"))
+        assert directory is not None
+        losses.append([r["loss"] for r in RunDir.open(directory).metrics() if "loss" in r])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    with pytest.raises(EdgeAdaptError, match="gradient_checkpointing=true: tabs"):
+        train(words(place, tmp_path, "run_id=tabs", "adapter=tabs", "gradient_checkpointing=true"))
+
+
+def test_a_run_is_held_to_its_limits(place: Path, tmp_path: Path) -> None:
+    for limit, said in (
+        ("limits.tasks=3", "the stream has 2 tasks"),
+        ("limits.languages=[en,de]", "no task of the stream is in 'de'"),
+        ("limits.languages=[de,multi]", "no task of the stream is in 'de'"),
+        ("limits.languages=[multi]", None),
+        ("limits.adapter_bytes=1000", "himalaya has"),
+    ):
+        if said is None:
+            train(words(place, tmp_path, limit, "mode=trial", "task_ids=given"))
+            continue
+        with pytest.raises(EdgeAdaptError, match=said):
+            train(words(place, tmp_path, limit, "mode=trial"))
 
 
 def test_a_protected_task_keeps_its_score_to_the_last_digit(place: Path, tmp_path: Path) -> None:
@@ -113,7 +201,7 @@ def test_after_kill_9_it_resumes_to_the_same_bits(place: Path, tmp_path: Path) -
     assert whole is not None
     metrics = tmp_path / "cut" / "demo" / "metrics.jsonl"
     kills = 0
-    for wanted in (3, 9):  # in the middle of each task, off a checkpoint
+    for wanted in (3, 6, 9):  # in the middle of each task, off a checkpoint, and as the first one ends
         process = start(place, tmp_path / "cut")
         while process.poll() is None:
             if metrics.is_file() and metrics.read_text().count('"loss"') >= wanted:
@@ -131,6 +219,8 @@ def test_after_kill_9_it_resumes_to_the_same_bits(place: Path, tmp_path: Path) -
     found = cut.tensors()
     assert found.keys() == expected.keys()
     assert all(found[name].tobytes() == value.tobytes() for name, value in expected.items())
+    for name in ("scores.json", "confusion.json"):
+        assert (cut.path / name).read_bytes() == (whole / name).read_bytes()
     steps = [(r["step"], r["loss"]) for r in cut.metrics() if "loss" in r]
     assert steps == [(r["step"], r["loss"]) for r in RunDir.open(whole).metrics() if "loss" in r]
 

@@ -15,7 +15,7 @@ from edgeadapt.cache import cache_directory
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import locked, published_directory, storage_errors
 
-RANDOM = "random:"
+_RANDOM = "random:"
 _LAYOUT = 1  # raise it when what is made changes
 _SPECIAL = ("<unk>", "<s>", "</s>")
 SHAPES = {
@@ -30,13 +30,18 @@ SHAPES = {
 }
 
 
+def is_one(name: str) -> bool:
+    """Whether an id names a random backbone."""
+    return name.startswith(_RANDOM)
+
+
 def made(name: str) -> Path:
     """The folder of "random:NAME" in the cache, made if it is not there yet. The weights are the same everywhere."""
-    shape = SHAPES.get(name.removeprefix(RANDOM))
+    shape = SHAPES.get(name.removeprefix(_RANDOM))
     if shape is None:
-        known = ", ".join(RANDOM + one for one in SHAPES)
+        known = ", ".join(_RANDOM + one for one in SHAPES)
         raise EdgeAdaptError(f"model.id={name}: no such random backbone; there are: {known}")
-    target = cache_directory() / "backbones" / f"random-{name.removeprefix(RANDOM)}-{_LAYOUT}"
+    target = cache_directory() / "backbones" / f"random-{name.removeprefix(_RANDOM)}-{_LAYOUT}"
     with storage_errors(target.parent), locked(target):
         if not target.is_dir():
             with published_directory(target) as building:

@@ -18,30 +18,26 @@ import numpy as np
 import torch
 
 from edgeadapt import rundir
-from edgeadapt.backbones import resolve
 from edgeadapt.energy.meters import Energy, meters
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import storage_errors
 from edgeadapt.scores import Confusion
-from edgeadapt.tasks import TaskSpec
 from edgeadapt.text import TextCodec
-from edgeadapt_train import checkpoint, random_backbone, streams, tracking
-from edgeadapt_train.adapters import registry
+from edgeadapt_train import checkpoint, streams, tracking
 from edgeadapt_train.adapters.base import Adapter
-from edgeadapt_train.adapters.headed import Headed
-from edgeadapt_train.backbone import Backbone, CausalBackbone, load, threads
+from edgeadapt_train.backbone import Backbone, threads
 from edgeadapt_train.batches import Example
 from edgeadapt_train.checkpoint import Position
 from edgeadapt_train.configuration import RunSettings, compose, plain
 from edgeadapt_train.continual import lessons
 from edgeadapt_train.continual.lessons import Lesson
 from edgeadapt_train.continual.scoreboard import Scoreboard
-from edgeadapt_train.continual.task_ids import Guessing, Prototypes
+from edgeadapt_train.continual.task_ids import Prototypes
 from edgeadapt_train.loop import Learner, restore_adapter
 from edgeadapt_train.objectives import check_kind, encoded, objective
 from edgeadapt_train.parallel import Team, team
+from edgeadapt_train.parts import build_adapter, load_backbone
 from edgeadapt_train.progress import Reporter, Silent, reporter
-from edgeadapt_train.random_backbone import RANDOM
 from edgeadapt_train.run_files import claim, environment, write_adapter
 from edgeadapt_train.scoring import Scored, confusion, evaluate
 from edgeadapt_train.search import on_validation, searched
@@ -78,27 +74,16 @@ def opened(settings: RunSettings, quiet: bool = False) -> Iterator[Run]:
     with _reporter(members, quiet) as show, threads(settings.threads), storage_errors(directory):
         tasks = streams.load(settings.stream)
         settings.limits.check_stream(tasks)
-        wanted = settings.model.id
-        named = random_backbone.made(wanted) if wanted.startswith(RANDOM) else Path(wanted).expanduser()
-        found = resolve(str(named) if named.exists() else wanted)
-        # Export must find the backbone again: a folder by its whole path, anything else by its id.
-        identity = str(named.resolve()) if named.exists() else found.id
-        backbone = load(
-            found.path,
-            identity,
-            found.revision,
-            settings.precision,
-            settings.device,
-            quantisation=settings.model.quantisation,
-            checkpointed=settings.gradient_checkpointing,
-        )
+        backbone, text = load_backbone(settings)
         for task in tasks:
             check_kind(backbone, task.spec)
-        run = Run(settings, tasks, backbone, TextCodec.from_folder(found.path), show, members=members)
+        run = Run(settings, tasks, backbone, text, show, members=members)
         if members.rank == 0:
             rundir.write_config(directory, settings.yaml)
             rundir.write_environment(directory, {**environment(backbone), "processes": members.size})
-        show.say(f"{settings.run_id}: {found.id} in {backbone.precision}, {len(tasks)} tasks, into {directory}")
+        show.say(
+            f"{settings.run_id}: {settings.model.id} in {backbone.precision}, {len(tasks)} tasks, into {directory}"
+        )
         if (remark := settings.limits.hold_device(backbone.device)) is not None:
             show.say(remark)
         yield run
@@ -290,20 +275,6 @@ class Run:
         if self._team.rank == 0:
             position = Position(lesson, done, self._step, self._records, self.board.state())
             checkpoint.write(self._path, position, learner.state())
-
-
-def build_adapter(
-    settings: RunSettings, backbone: Backbone, tasks: Sequence[TaskSpec], prototypes: Prototypes | None = None
-) -> Adapter:
-    """The run's adapter, to be told tasks or, with prototypes, guesses; on an encoder with a head for every task."""
-    adapter = registry.build(settings.adapter, backbone.host, settings.loop.seed)
-    if prototypes is not None and settings.task_ids == "both" and adapter.reads_task:
-        adapter = Guessing(adapter, prototypes)
-    if isinstance(backbone, CausalBackbone):
-        return adapter
-    model = settings.model
-    headed = Headed(adapter, tasks, backbone.host.hidden_size, model.pooling, model.head_lr / settings.loop.lr)
-    return headed.to(backbone.device)
 
 
 def _reporter(members: Team, quiet: bool) -> Any:
