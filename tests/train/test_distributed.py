@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.rundir import RunDir
 from edgeadapt_train.parallel import Alone, own_rows, sum_gradients, team
 from edgeadapt_train.run import train
@@ -55,6 +56,12 @@ def test_gradients_are_summed_and_a_parameter_without_any_keeps_none() -> None:
 def test_without_a_launcher_a_run_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert isinstance(team(cpu=True), Alone)
+
+
+def test_a_search_is_not_shared_between_launched_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(EdgeAdaptError, match=r"search\.trials: not with several processes"):
+        train(["run=hest", "search.trials=2"])
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from edgeadapt.errors import EdgeAdaptError
+
 T = TypeVar("T")
 
 
@@ -79,7 +81,17 @@ class Together:
 
 def team(*, cpu: bool) -> Team:
     """The processes of this run, by the environment that its launcher has set."""
-    return Together(cpu=cpu) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Alone()
+    return Together(cpu=cpu) if _launched() else Alone()
+
+
+def check_alone(option: str, remedy: str) -> None:
+    """Raise EdgeAdaptError if a launcher has started several processes."""
+    if _launched():
+        raise EdgeAdaptError(f"{option}: not with several processes under one launcher; {remedy}")
+
+
+def _launched() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def first_row(rank: int, size: int, rows: int) -> int:

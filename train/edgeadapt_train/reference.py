@@ -129,7 +129,8 @@ OF_ADAPTER: dict[str, dict[str, Sets | Is]] = {
         "model.adapter.quantisation_bits": Is(8, "everything is stored in int8"),
     },
 }
-# Answers of up to 256 tokens (streams/cts25.py); growth at the pace of runs of thousands of steps (himalaya/adapter.py).
+# Room for answers as streams/cts25.py asks for it; growth at the pace of runs of thousands of steps, as
+# himalaya/adapter.py has it.
 ANSWER_TOKENS = 256
 LEFT_OPEN: dict[str, dict[str, Any]] = {
     "himalaya": {"adapter.window": 200, "adapter.cooldown": 200},

@@ -32,10 +32,10 @@ from edgeadapt_train.configuration import RunSettings, compose, plain
 from edgeadapt_train.continual import lessons
 from edgeadapt_train.continual.lessons import Lesson
 from edgeadapt_train.continual.scoreboard import Scoreboard
-from edgeadapt_train.continual.task_ids import Prototypes
+from edgeadapt_train.continual.task_ids import Prototypes, spread
 from edgeadapt_train.loop import Learner, restore_adapter
 from edgeadapt_train.objectives import check_kind, encoded, objective
-from edgeadapt_train.parallel import Team, team
+from edgeadapt_train.parallel import Team, check_alone, team
 from edgeadapt_train.parts import build_adapter, load_backbone
 from edgeadapt_train.progress import Reporter, Silent, reporter
 from edgeadapt_train.run_files import claim, environment, write_adapter
@@ -58,6 +58,7 @@ def train(overrides: Sequence[str]) -> Path | None:
         print(settings.yaml, end="")
         return None
     if settings.search.trials:
+        check_alone("search.trials", "search.workers=N takes several processes of its own")
         settings = searched(settings, on_validation)
     with opened(settings) as run, run.tracked():
         run.learn()
@@ -200,7 +201,7 @@ class Run:
         if self._guesses:
             (index,) = lesson.tasks
             task = self.tasks[index]
-            self._prototypes.learn(self.backbone, encoded(self.backbone, task.spec, task.train, self.text))
+            self._prototypes.learn(self.backbone, encoded(self.backbone, task.spec, spread(task.train), self.text))
 
     def _score_after(self, lesson: Lesson) -> None:
         """The lesson's row of the matrix; after the last one, confusion matrices."""

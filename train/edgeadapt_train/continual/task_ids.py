@@ -26,10 +26,15 @@ from torch.nn.functional import layer_norm
 from edgeadapt_train.adapters.base import Adapter, Prompt
 from edgeadapt_train.adapters.wrapped import Wrapped
 from edgeadapt_train.backbone import Backbone
-from edgeadapt_train.batches import Encoded, padded
+from edgeadapt_train.batches import Encoded, Example, padded
 
 EXAMPLES = 512
 _BATCH = 64
+
+
+def spread(examples: Sequence[Example]) -> Sequence[Example]:
+    """At most EXAMPLES of them, at equal distances."""
+    return examples[:: -(-len(examples) // EXAMPLES)]
 
 
 def points(embeddings: Tensor, mask: Tensor) -> Tensor:
@@ -55,10 +60,9 @@ class Prototypes:
         return sum(2 * row.numel() for row in self._rows)
 
     def learn(self, backbone: Backbone, examples: Sequence[Encoded]) -> None:
-        """The next task is learnt."""
-        spread = examples[:: -(-len(examples) // EXAMPLES)]
-        total = torch.cat([points(*prompts) for prompts in _prompts(backbone, spread)])
-        self._rows.append(total.mean(dim=0).half().float())
+        """The next task is learnt, of which these are `spread`'s examples."""
+        found = torch.cat([points(*prompts) for prompts in _prompts(backbone, examples)])
+        self._rows.append(found.mean(dim=0).half().float())
 
     def nearest(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         """t^ int64 [B]."""
