@@ -47,13 +47,13 @@ def environment(backbone: Backbone) -> dict[str, Any]:
         except PackageNotFoundError:
             return None
 
-    packages = ("torch", "transformers", "peft", "bitsandbytes", "numpy", "hydra-core", "safetensors", "tokenizers")
+    packages = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy", "hydra-core", "safetensors")
     return {
         "edgeadapt": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "system": platform.system(),
-        "packages": {name: installed(name) for name in packages},
+        "packages": {name: installed(name) for name in (*packages, "tokenizers")},
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": backbone.device.type,
         "precision": backbone.precision,
