@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from edgeadapt.errors import EdgeAdaptError
+from edgeadapt.ops import atom_mix_update
 from edgeadapt_export.methods import atom_tables
 from edgeadapt_export.methods.atom_mix import AtomMix, _AtomsGraph
 from edgeadapt_export.methods.atom_tables import TYPE_OF, Stored
@@ -70,11 +71,11 @@ def test_the_graph_computes_the_tables(name: str) -> None:
     g = atom_tables.gains(adapter, LAYERS)
     for kind in PLAN.tables:
         shapes = [(width, kind.depth) for width in kind.widths]
-        U, V, own = kind.inputs
-        expected[U] = np.concatenate([atom_tables.atoms(adapter, "U", shape, D) for shape in shapes], axis=1)
+        U = np.concatenate([atom_tables.atoms(adapter, "U", shape, D) for shape in shapes], axis=1)
         reading = shapes[:1] if adapter.shared else shapes
-        expected[V] = np.stack([atom_tables.atoms(adapter, "V", shape, D) for shape in reading], axis=1)
-        expected[own] = np.stack([g[:, TYPE_OF[module]] for module in kind.modules], axis=2)
+        V = np.stack([atom_tables.atoms(adapter, "V", shape, D) for shape in reading], axis=1)
+        own = np.stack([g[:, TYPE_OF[module]] for module in kind.modules], axis=2)
+        expected[kind.input] = atom_mix_update.table(U, V, own)
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, atol=2e-5 * max(1.0, float(np.abs(value).max())), err_msg=key)
 
@@ -90,7 +91,7 @@ def test_its_initializers_are_the_stored_tensors(name: str) -> None:
 
 def test_a_gate_takes_the_tables_of_up() -> None:
     assert len(PLAN.tables) == 4
-    assert len(PLAN.inputs) == 3 + 3 * 4
+    assert len(PLAN.inputs) == 3 + 4
 
 
 def test_another_adapter_s_sites_are_refused() -> None:

@@ -1,6 +1,6 @@
 """UniHyperLoRA, SAT-LoRA and HF-SAT-LoRA on the device.
 
-    atoms.onnx     task [B] int64 -> atoms.W, atoms.K, atoms.bias, atoms.{U,V,g}.{kind}      (passes/graft_atoms.py)
+    atoms.onnx     task [B] int64 -> atoms.W, atoms.K, atoms.bias, atoms.{kind}      (passes/graft_atoms.py)
                    All but the bias depends on stored tensors alone: the atoms are projected to each distinct width when
                    the graph is loaded, and a task is a row of E.
     base graph     one AtomRoute per block, one AtomMixUpdate per linear layer
@@ -135,18 +135,14 @@ class _AtomsGraph:
         for kind in plan.tables:
             shapes = [(width, kind.depth) for width in kind.widths]
             m, count = sum(kind.widths), len(shapes)
-            U = graph.concat([self._atoms("U", shape) for shape in shapes], axis=1)
             reading = shapes[:1] if self._stored.shared else shapes
-            V = graph.concat([graph.unsqueeze(self._atoms("V", shape), 1) for shape in reading], axis=1)
+            written = [self._atoms("U", shape) for shape in shapes]
+            read = [self._atoms("V", shape) for shape in reading]
             types = graph.ints([TYPE_OF[module] for module in kind.modules])
-            own = graph.add("Transpose", graph.add("Gather", g, types, axis=1), perm=[0, 2, 1])
-            sizes: tuple[list[int | str], ...] = (
-                [ATOMS, m],
-                [ATOMS, len(reading), kind.depth],
-                [plan.layers, ATOMS, count],
-            )
-            for value, name, size in zip((U, V, own), kind.inputs, sizes, strict=True):
-                self._output(graph.add("Identity", value), name, size)
+            own = graph.add("Transpose", graph.add("Gather", g, types, axis=1), perm=[2, 0, 1])
+            gains = graph.reshape(own, [ATOMS, plan.layers * count])
+            width = m + len(reading) * kind.depth + plan.layers * count
+            self._output(graph.concat([*written, *read, gains], axis=1), kind.input, [ATOMS, width])
 
     def _atoms(self, part: str, shape: tuple[int, int]) -> ir.Value:
         if not self._stored.shared:

@@ -1,13 +1,13 @@
 """UniHyperLoRA's and SAT-LoRA's sites: every linear layer of a block gains the atoms that the block's router chose.
 
 Rule    index_l, weight_l = AtomRoute(h_l, W, K, bias)              once per block, h_l what enters it
-        y' = AtomMixUpdate(y, x, U, V, g, columns, index_l, weight_l; row = l)      one per MatMul of the block
+        y' = AtomMixUpdate(y, x, atoms, columns, index_l, weight_l; row = l)        one per MatMul of the block
         Where q, k and v are one packed MatMul, one update serves them, a segment each.
 Adds    inputs atoms.W [d, r], atoms.K [r, M], atoms.bias [B, 1, M], and for each kind of linear layer
-        atoms.U.{kind} [M, m], atoms.V.{kind} [M, S or 1, d_in], atoms.g.{kind} [L, M, S], float32: one V where what an
-        atom reads depends on d_in alone (unihyper). A SwiGLU's gate takes those of up_proj: same type, same shape.
+        atoms.{kind} [M, m + reads d_in + L S], float32: an atom's U, V and g in a row. It reads once where V depends on
+        d_in alone (unihyper), else for each segment. A SwiGLU's gate takes those of up_proj: same type, same shape.
 Needs   Every layer has the same linear layers, of the same shapes; the graph has no AtomMixUpdate yet.
-Leaves  One AtomRoute per block and one AtomMixUpdate per linear layer. U, V or g = 0 change nothing, to the bit.
+Leaves  One AtomRoute per block and one AtomMixUpdate per linear layer. Atoms that are 0 change nothing, to the bit.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ class Kind:
     depth: int
 
     @property
-    def inputs(self) -> tuple[str, str, str]:
-        """U, V and g."""
-        return f"atoms.U.{self.name}", f"atoms.V.{self.name}", f"atoms.g.{self.name}"
+    def input(self) -> str:
+        """Its atoms."""
+        return f"atoms.{self.name}"
+
+    def reads(self, mixture: Mixture) -> int:
+        """How many vectors V an atom has."""
+        return 1 if mixture.read_once else len(self.widths)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Layout:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return (*ROUTER_INPUTS, *(name for kind in self.tables for name in kind.inputs))
+        return (*ROUTER_INPUTS, *(kind.input for kind in self.tables))
 
 
 def layout(model: ir.Model, geometry: Geometry, modules: tuple[str, ...]) -> Layout:
@@ -130,10 +134,8 @@ class GraftAtoms(ir.passes.InPlacePass):
         )
         columns = {}
         for kind in self.layout.tables:
-            m, segments = sum(kind.widths), len(kind.widths)
-            reads = 1 if self.mixture.read_once else segments
-            sizes: tuple[list[int | str], ...] = ([M, m], [M, reads, kind.depth], [self.layout.layers, M, segments])
-            shapes.update(zip(kind.inputs, sizes, strict=True))
+            gains = self.layout.layers * len(kind.widths)
+            shapes[kind.input] = [M, sum(kind.widths) + kind.reads(self.mixture) * kind.depth + gains]
             ends = np.cumsum(kind.widths)
             ranges = np.stack((ends - kind.widths, ends), axis=1).astype(np.int64)
             columns[kind.name] = add_initializer(model, f"atoms.columns.{kind.name}", ranges)
@@ -151,9 +153,9 @@ class GraftAtoms(ir.passes.InPlacePass):
             model.graph.insert_before(first, route)
             for name, kind in self.layout.kinds.items():
                 linear = known[layer, name]
-                y, tables = linear.y, [given[item] for item in kind.inputs]
-                inputs = [y, linear.x, *tables, columns[kind.name], *route.outputs]
-                update = ir.node(UPDATE, inputs, {"row": layer}, domain=DOMAIN, name=_update(layer, name))
+                y, attributes = linear.y, {"row": layer, "reads": kind.reads(self.mixture)}
+                inputs = [y, linear.x, given[kind.input], columns[kind.name], *route.outputs]
+                update = ir.node(UPDATE, inputs, attributes, domain=DOMAIN, name=_update(layer, name))
                 update.outputs[0].name = f"{update.name}/output_0"
                 update.outputs[0].type, update.outputs[0].shape = y.type, y.shape
                 y.replace_all_uses_with(update.outputs[0])
