@@ -50,11 +50,11 @@ def spectral(tokens: int) -> Case:
     """q and v of a layer as one node, half of the directions in int8 and a quarter in fp16."""
     V, U = normal(32, D).astype(np.float16), np.zeros((32, D + 384), np.float16)
     U[:16, :D], U[16:, D + 192 :] = normal(16, D), normal(16, 192)
-    V8, U8, s8 = spectral_update.stored(V, U, np.ones(32, np.float32))
+    wide, narrow, scales = spectral_update.stored(V, U, np.ones(32, np.float32))
     span = np.repeat(np.array([[0, D], [D + 192, D + 384]]), 16, axis=0)
     states = np.tile(np.array([1, 0, 1, 2], np.uint8), (1, tokens, 8))
-    inputs = {"y": normal(1, tokens, D + 384), "x": normal(1, tokens, D), "states": states, "V": V, "U": U}
-    inputs |= {"s": np.ones(32, np.float32), "V8": V8, "U8": U8, "s8": s8, "span": span}
+    inputs = {"y": normal(1, tokens, D + 384), "x": normal(1, tokens, D), "states": states}
+    inputs |= {"wide": wide, "narrow": narrow, "scales": scales, "span": span}
     return Case("", inputs, attributes={"first": 0, "count": 32})
 
 

@@ -2,13 +2,13 @@
 
 A group is one linear layer of the graph at all depths. Its directions stand in the order (layer, module, direction), so
 that a node takes a run of rows; a plan's directions stand in the order (layer, module of all groups, direction).
-    hest.{linear}.states  uint8 [B, T, N]           hest.{linear}.V, U, s, V8, U8, s8, span: as SpectralUpdate has them
+    hest.{linear}.states  uint8 [B, T, N]           hest.{linear}.wide, narrow, scales: as SpectralUpdate has them
     hest.macs             output of the graph, float32 [B, T, 2 per node]: the multiply-adds that ran, int8 and fp16
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from edgeadapt.ops.registry import Array
 
 MACS = "hest.macs"
 STATES = "states"
-PARTS = ("V", "U", "s", "V8", "U8", "s8", "span")
+PARTS = ("wide", "narrow", "scales")
 
 
 @dataclass(frozen=True)
@@ -96,23 +96,27 @@ def constants(group: SpectralGroup, tensors: Mapping[str, Array]) -> dict[str, A
     for name, offset in zip(group.modules, group.offsets, strict=True):
         V, U, s = (tensor(tensors, f"{name}.{part}") for part in "VUs")
         layers, count, columns = U.shape
-        V8, U8, s8 = spectral_update.stored(V.reshape(-1, V.shape[2]), U.reshape(-1, columns), s.reshape(-1))
-        span = np.broadcast_to(np.array([offset, offset + columns]), (layers, count, 2))
-        made = V, _placed(U, offset, group.width), s, V8, _placed(U8, offset, group.width), s8, span
+        placed = np.zeros((layers * count, group.width), U.dtype)
+        placed[:, offset : offset + columns] = U.reshape(-1, columns)
+        made = spectral_update.stored(V.reshape(-1, V.shape[2]), placed, s.reshape(-1))
         for part, rows in zip(PARTS, made, strict=True):
             parts[part].append(rows.reshape(layers, count, -1))
-    found = {}
-    for part, stacks in parts.items():
-        rows = np.stack(stacks, axis=1)  # [L, modules, directions, ...]
-        found[group.input(part)] = rows.reshape(-1) if part in ("s", "s8") else rows.reshape(-1, rows.shape[3])
-    return found
+    return {group.input(part): _by_layer(stacks) for part, stacks in parts.items()}
 
 
-def _placed(rows: Array, offset: int, width: int) -> Array:
-    """Rows [.., columns] among `width` columns that are zero elsewhere."""
-    whole = np.zeros((*rows.shape[:-1], width), rows.dtype)
-    whole[..., offset : offset + rows.shape[-1]] = rows
-    return whole
+def spans(group: SpectralGroup, tensors: Mapping[str, Array]) -> NDArray[np.int64]:
+    """The columns [N, 2] that each direction of a group writes: what the graph itself knows."""
+    stacks = []
+    for name, offset in zip(group.modules, group.offsets, strict=True):
+        layers, count, columns = tensor(tensors, f"{name}.U").shape
+        stacks.append(np.broadcast_to(np.array([offset, offset + columns], np.int64), (layers, count, 2)))
+    return _by_layer(stacks)
+
+
+def _by_layer(stacks: Sequence[Array]) -> Array:
+    """Rows of modules, each [L, directions, ..], in the order (layer, module, direction): [N, ..]."""
+    rows = np.stack(stacks, axis=1)
+    return rows.reshape(-1, rows.shape[3])
 
 
 def states_of(envelope: EnergyEnvelope, states: NDArray[np.uint8], layers: int) -> dict[str, NDArray[np.uint8]]:

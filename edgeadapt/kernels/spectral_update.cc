@@ -1,7 +1,7 @@
 // SpectralUpdate: z = y + the directions of a linear map that a plan has switched on, each in int8 or in fp16.
 //
 //   y  float32 [B, T, m]      x  float32 [B, T, d]      states  uint8 [B, T, N]: off 0, int8 1, fp16 2
-//   V  float16 [N, d]   U  float16 [N, m]   s  float32 [N]      V8, U8  int8, s8 float32: the same for int8
+//   wide  float16 [N, d + m]: V | U      narrow  int8 [N, d + m]: V8 | U8      scales  float32 [N, 2]: s, s8
 //   span  int64 [N, 2]: the columns that a direction writes     z  float32 [B, T, m]   macs  float32 [B, T, 2]
 //
 // The node's directions are first .. first + count - 1. What is off is neither read nor counted; macs are the lengths
@@ -28,9 +28,9 @@ float FromBits(uint32_t bits) {
 
 struct SpectralUpdate : VectorKernel {
   static constexpr const char* kName = "SpectralUpdate";
-  static constexpr Input kInputs[] = {{"y", kFloat},  {"x", kFloat},   {"states", kUint8}, {"V", kHalf},
-                                      {"U", kHalf},   {"s", kFloat},   {"V8", kInt8},      {"U8", kInt8},
-                                      {"s8", kFloat}, {"span", kInt64}};
+  static constexpr Input kInputs[] = {{"y", kFloat},     {"x", kFloat},      {"states", kUint8}, {"wide", kHalf},
+                                      {"narrow", kInt8}, {"scales", kFloat}, {"span", kInt64}};
+  static constexpr size_t kSpan = 6;
   static constexpr int kInPlace = 0;
   static constexpr size_t kOutputs = 2;
   static constexpr int64_t kLastWidth = 2;
@@ -38,22 +38,37 @@ struct SpectralUpdate : VectorKernel {
   static constexpr size_t kStrip = 512;  // columns whose integer sums are kept at a time
 
   int64_t first, count;
+  Tensor span;  // where it is constant
+  bool constant;
 
   struct Given {
-    Tensor y, x, states, V, U, s, V8, U8, s8, span;
+    Tensor y, x, states, wide, narrow, scales, span;
+
+    // Of direction i.
+    const Half* V(size_t i) const { return wide.as<Half>() + i * wide.dim(1); }
+    const Half* U(size_t i) const { return V(i) + x.dim(2); }
+    const int8_t* V8(size_t i) const { return narrow.as<int8_t>() + i * narrow.dim(1); }
+    const int8_t* U8(size_t i) const { return V8(i) + x.dim(2); }
+    float s(size_t i) const { return scales.as<float>()[2 * i]; }
+    float s8(size_t i) const { return scales.as<float>()[2 * i + 1]; }
   };
 
   OrtStatus* Load(const NodeInfo& node) {
+    constant = true;
     if (OrtStatus* status = node.Get("first", 0, kMostRows, &first)) return status;
-    return node.Get("count", 1, kMostDirections, &count);
+    if (OrtStatus* status = node.Get("count", 1, kMostDirections, &count)) return status;
+    return node.Constant(kSpan, kInputs[kSpan], &span, &constant);
   }
 
   OrtStatus* Compute(Context& context) const {
     Given given;
-    Tensor* const inputs[] = {&given.y, &given.x,  &given.states, &given.V,  &given.U,
-                              &given.s, &given.V8, &given.U8,     &given.s8, &given.span};
-    for (size_t i = 0; i < 10; ++i) {
+    Tensor* const inputs[] = {&given.y, &given.x, &given.states, &given.wide, &given.narrow, &given.scales};
+    for (size_t i = 0; i < kSpan; ++i) {
       if (OrtStatus* status = context.Get(i, kInputs[i], inputs[i])) return status;
+    }
+    given.span = span;
+    if (!constant) {
+      if (OrtStatus* status = context.Get(kSpan, kInputs[kSpan], &given.span)) return status;
     }
     if (OrtStatus* status = Check(context, given)) return status;
     float *z = nullptr, *macs = nullptr;
@@ -75,30 +90,28 @@ struct SpectralUpdate : VectorKernel {
       return context.Invalid("input 'x' is %lld wide; %lld is the most", static_cast<long long>(d),
                              static_cast<long long>(kMostDepth));
     }
-    const int64_t V_shape[] = {-1, d};
-    if (OrtStatus* status = context.Expect(given.V, "V", 2, V_shape)) return status;
-    const int64_t N = given.V.shape[0], reads[] = {N, d}, writes[] = {N, m}, ends[] = {N, 2};
+    const int64_t any_rows[] = {-1, -1};
+    if (OrtStatus* status = context.Expect(given.wide, "wide", 2, any_rows)) return status;
+    const int64_t N = given.wide.shape[0], rows_of[] = {N, m > INT64_MAX - d ? INT64_MAX : d + m}, pairs[] = {N, 2};
     const int64_t states[] = {given.y.shape[0], given.y.shape[1], N};
     if (OrtStatus* status = context.Expect(given.states, "states", 3, states)) return status;
-    if (OrtStatus* status = context.Expect(given.U, "U", 2, writes)) return status;
-    if (OrtStatus* status = context.Expect(given.s, "s", 1, reads)) return status;
-    if (OrtStatus* status = context.Expect(given.V8, "V8", 2, reads)) return status;
-    if (OrtStatus* status = context.Expect(given.U8, "U8", 2, writes)) return status;
-    if (OrtStatus* status = context.Expect(given.s8, "s8", 1, reads)) return status;
-    if (OrtStatus* status = context.Expect(given.span, "span", 2, ends)) return status;
+    if (OrtStatus* status = context.Expect(given.wide, "wide", 2, rows_of)) return status;
+    if (OrtStatus* status = context.Expect(given.narrow, "narrow", 2, rows_of)) return status;
+    if (OrtStatus* status = context.Expect(given.scales, "scales", 2, pairs)) return status;
+    if (OrtStatus* status = context.Expect(given.span, "span", 2, pairs)) return status;
     if (first + count > N) {
       return context.Invalid("directions %lld + %lld of %lld", static_cast<long long>(first),
                              static_cast<long long>(count), static_cast<long long>(N));
     }
-    const int64_t* span = given.span.as<int64_t>() + 2 * first;
+    const int64_t* own = given.span.as<int64_t>() + 2 * first;
     for (int64_t i = 0; i < count; ++i) {
-      if (span[2 * i] < 0 || span[2 * i] > span[2 * i + 1] || span[2 * i + 1] > m) {
+      if (own[2 * i] < 0 || own[2 * i] > own[2 * i + 1] || own[2 * i + 1] > m) {
         return context.Invalid("span[%lld] is %lld..%lld; y has %lld columns", static_cast<long long>(first + i),
-                               static_cast<long long>(span[2 * i]), static_cast<long long>(span[2 * i + 1]),
+                               static_cast<long long>(own[2 * i]), static_cast<long long>(own[2 * i + 1]),
                                static_cast<long long>(m));
       }
     }
-    const size_t rows = given.y.dim(0) * given.y.dim(1), all = given.V.dim(0);
+    const size_t rows = given.y.dim(0) * given.y.dim(1), all = given.wide.dim(0);
     for (size_t row = 0; row < rows; ++row) {
       const uint8_t* state = given.states.as<uint8_t>() + row * all + first;
       uint8_t most = 0;
@@ -111,7 +124,7 @@ struct SpectralUpdate : VectorKernel {
   // One row of z and its counts.
   void Token(const Given& given, size_t row, float* z_all, float* macs_all) const {
     const size_t d = given.x.dim(2), m = given.y.dim(2), from = static_cast<size_t>(first);
-    const size_t all = given.V.dim(0), n = static_cast<size_t>(count);
+    const size_t all = given.wide.dim(0), n = static_cast<size_t>(count);
     const float* y = given.y.as<float>() + row * m;
     const float* x = given.x.as<float>() + row * d;
     const uint8_t* state = given.states.as<uint8_t>() + row * all + from;
@@ -134,8 +147,8 @@ struct SpectralUpdate : VectorKernel {
     }
     for (size_t k = 0; k < wides; ++k) {
       const size_t i = wide[k], begin = Begin(given, i), width = Width(given, i);
-      const float h = given.s.as<float>()[i] * vectors->dot_half(given.V.as<Half>() + i * d, x, d);
-      vectors->add_scaled_half(h, given.U.as<Half>() + i * m + begin, z + begin, width);
+      const float h = given.s(i) * vectors->dot_half(given.V(i), x, d);
+      vectors->add_scaled_half(h, given.U(i) + begin, z + begin, width);
       done16 += d + width;
     }
     if (largest >= kInfinity) {
@@ -156,8 +169,8 @@ struct SpectralUpdate : VectorKernel {
     size_t done = 0;
     for (size_t k = 0; k < n; ++k) {
       const size_t i = chosen[k];
-      const float scale = given.s8.as<float>()[i] * c;
-      h[k] = static_cast<float>(vectors->dot_integers(given.V8.as<int8_t>() + i * d, q, d)) * scale;
+      const float scale = given.s8(i) * c;
+      h[k] = static_cast<float>(vectors->dot_integers(given.V8(i), q, d)) * scale;
       const float size = std::fabs(h[k]);
       most = size > most ? size : most;
       done += d;
@@ -173,7 +186,7 @@ struct SpectralUpdate : VectorKernel {
         from = from > strip ? from : strip;
         to = to < end ? to : end;
         if (from >= to) continue;
-        vectors->add_scaled_integers(p[k], given.U8.as<int8_t>() + i * m + from, sums + (from - strip), to - from);
+        vectors->add_scaled_integers(p[k], given.U8(i) + from, sums + (from - strip), to - from);
         done += to - from;
       }
       vectors->add_scaled_sums(y + strip, e, sums, z + strip, end - strip);

@@ -6,10 +6,9 @@
 
     y      : float32 [B, T, m]                x      : float32 [B, T, d]
     states : uint8 [B, T, N], 0, 1 or 2       N directions, of which the node has `count` from `first` on, 1 to 1024
-    V      : float16 [N, d]                   U      : float16 [N, m], zero outside of its direction's columns
-    s      : float32 [N]
-    V8, U8 : int8 [N, d], [N, m]              the rows of V and U, each over a scale of its own (codecs/factors.py)
-    s8     : float32 [N]                      s times both scales
+    wide   : float16 [N, d + m], V | U        V [N, d], U [N, m], zero outside of its direction's columns
+    narrow : int8 [N, d + m], V8 | U8         the rows of V and U, each over a scale of its own (codecs/factors.py)
+    scales : float32 [N, 2], s | s8           s8 = s times both scales
     span   : int64 [N, 2]                     first column and one past the last that the direction writes
     z      : float32 [B, T, m]                macs   : float32 [B, T, 2], multiply-adds in int8 and in fp16
 
@@ -47,54 +46,54 @@ def reference(  # noqa: PLR0917 - the op's inputs, in the op's order
     y: F32,
     x: F32,
     states: NDArray[np.uint8],
-    V: NDArray[np.float16],
-    U: NDArray[np.float16],
-    s: F32,
-    V8: NDArray[np.int8],
-    U8: NDArray[np.int8],
-    s8: F32,
+    wide: NDArray[np.float16],
+    narrow: NDArray[np.int8],
+    scales: F32,
     span: NDArray[np.int64],
     *,
     first: int,
     count: int,
 ) -> tuple[F32, F32]:
     """The op in NumPy: fp16 directions in float64. Raises EdgeAdaptError for other shapes, dtypes or values."""
-    _check(y, x, states, V, U, s, V8, U8, s8, span, first, count)
-    rows = slice(first, first + count)
+    _check(y, x, states, wide, narrow, scales, span, first, count)
+    rows, d = slice(first, first + count), x.shape[2]
+    V, U = wide[rows, :d].astype(np.float64), wide[rows, d:].astype(np.float64)
+    V8, U8 = narrow[rows, :d].astype(np.int64), narrow[rows, d:].astype(np.int64)
+    s, s8 = scales[rows].T
     state = states[..., rows]
-    lengths = x.shape[2] + (span[rows, 1] - span[rows, 0])
+    lengths = d + (span[rows, 1] - span[rows, 0])
     macs = np.stack([((state == kind) * lengths).sum(axis=-1) for kind in (1, 2)], axis=-1).astype(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
-        wide = (x.astype(np.float64) @ V[rows].T.astype(np.float64)) * s[rows]
-        step = np.where(state == 2, wide, 0) @ U[rows].astype(np.float64)
+        step = np.where(state == 2, (x.astype(np.float64) @ V.T) * s, 0) @ U
         c = np.maximum(np.abs(x).max(axis=-1, keepdims=True, initial=0), SMALLEST) / np.float32(127)
         finite = np.isfinite(x).all(axis=-1, keepdims=True)
         q = np.where(finite, np.rint(x / c), 0).astype(np.int64)
-        a = (q @ V8[rows].T.astype(np.int64)).astype(np.float32)
-        h = np.where(state == 1, a * (s8[rows] * c), 0).astype(np.float32)
+        a = (q @ V8.T).astype(np.float32)
+        h = np.where(state == 1, a * (s8 * c), 0).astype(np.float32)
         e = np.maximum(np.abs(h).max(axis=-1, keepdims=True, initial=0), SMALLEST) / np.float32(127)
         p = np.where(finite, np.rint(h / e), 0).astype(np.int64)
-        step = step + e.astype(np.float64) * (p @ U8[rows].astype(np.int64))
+        step = step + e.astype(np.float64) * (p @ U8)
         spoilt = ~finite & (state > 0).any(axis=-1, keepdims=True)
         on = (state > 0).any(axis=-1, keepdims=True)
         return np.where(on, np.where(spoilt, np.nan, y + step), y).astype(np.float32), macs
 
 
 def _check(  # noqa: PLR0917
-    y: Array, x: Array, states: Array, V: Array, U: Array, s: Array, V8: Array, U8: Array, s8: Array, span: Array,
-    first: int, count: int,
-) -> None:  # fmt: skip
+    y: Array, x: Array, states: Array, wide: Array, narrow: Array, scales: Array, span: Array, first: int, count: int
+) -> None:
     require(
         x.ndim == 3 and y.ndim == 3 and y.shape[:2] == x.shape[:2],
         NAME,
         f"y {y.shape} and x {x.shape} must be [B, T, m] and [B, T, d]",
     )
-    d, m, N = x.shape[2], y.shape[2], V.shape[0]
+    d, m, N = x.shape[2], y.shape[2], len(wide)
     wanted = {
-        "states": (states, np.uint8, (*x.shape[:2], N)), "V": (V, np.float16, (N, d)), "U": (U, np.float16, (N, m)),
-        "s": (s, np.float32, (N,)), "V8": (V8, np.int8, (N, d)), "U8": (U8, np.int8, (N, m)),
-        "s8": (s8, np.float32, (N,)), "span": (span, np.int64, (N, 2)),
-    }  # fmt: skip
+        "states": (states, np.uint8, (*x.shape[:2], N)),
+        "wide": (wide, np.float16, (N, d + m)),
+        "narrow": (narrow, np.int8, (N, d + m)),
+        "scales": (scales, np.float32, (N, 2)),
+        "span": (span, np.int64, (N, 2)),
+    }
     for name, (array, dtype, shape) in wanted.items():
         require(
             array.dtype == dtype and array.shape == shape,
@@ -106,7 +105,7 @@ def _check(  # noqa: PLR0917
     require(bool(((span[:, 0] >= 0) & (span[:, 0] <= span[:, 1]) & (span[:, 1] <= m)).all()), NAME, "a span leaves y")
     columns = np.arange(m)
     outside = (columns < span[:, :1]) | (columns >= span[:, 1:])
-    require(not (U[outside].any() or U8[outside].any()), NAME, "U is not zero outside of its span")
+    require(not (wide[:, d:][outside].any() or narrow[:, d:][outside].any()), NAME, "U is not zero outside of its span")
 
 
 def body() -> str:
@@ -120,26 +119,33 @@ def body() -> str:
         length = Reshape (count, last)
         end = Add (start, length)
         state = Slice (states, start, end, last)
-        V_rows = Slice (V, start, end, zero)
-        U_rows = Slice (U, start, end, zero)
-        s_rows = Slice (s, start, end, zero)
-        V8_rows = Slice (V8, start, end, zero)
-        U8_rows = Slice (U8, start, end, zero)
-        s8_rows = Slice (s8, start, end, zero)
+        d = Shape <start = 2> (x)
+        m = Shape <start = 2> (y)
+        d_m = Add (d, m)
+        wide_rows = Slice (wide, start, end, zero)
+        V_rows = Slice (wide_rows, zero, d, last)
+        U_rows = Slice (wide_rows, d, d_m, last)
+        narrow_rows = Slice (narrow, start, end, zero)
+        V8_rows = Slice (narrow_rows, zero, d, last)
+        U8_rows = Slice (narrow_rows, d, d_m, last)
+        scale_rows = Slice (scales, start, end, zero)
+        s_column, s8_column = Split <axis = 1, num_outputs = 2> (scale_rows)
+        s_rows = Reshape (s_column, last)
+        s8_rows = Reshape (s8_column, last)
         span_rows = Slice (span, start, end, zero)
         one = Constant <value = uint8 {1}> ()
         two = Constant <value = uint8 {2}> ()
         none = Constant <value = float {0}> ()
-        narrow = Equal (state, one)
-        wide = Equal (state, two)
-        narrow_float = Cast <to = 1> (narrow)
-        wide_float = Cast <to = 1> (wide)
+        in_int8 = Equal (state, one)
+        in_fp16 = Equal (state, two)
+        narrow_float = Cast <to = 1> (in_int8)
+        wide_float = Cast <to = 1> (in_fp16)
         V_float = Cast <to = 1> (V_rows)
         V_down = Transpose <perm = [1, 0]> (V_float)
         U_float = Cast <to = 1> (U_rows)
         inner = MatMul (x, V_down)
         scaled = Mul (inner, s_rows)
-        masked = Where (wide, scaled, none)
+        masked = Where (in_fp16, scaled, none)
         step = MatMul (masked, U_float)
         smallest = Constant <value = float {1e-30}> ()
         levels = Constant <value = float {127}> ()
@@ -154,7 +160,7 @@ def body() -> str:
         a = MatMulInteger (q, V8_down)
         a_float = Cast <to = 1> (a)
         a_scale = Mul (s8_rows, c)
-        a_masked = Where (narrow, a_float, none)
+        a_masked = Where (in_int8, a_float, none)
         h = Mul (a_masked, a_scale)
         h_size = Abs (h)
         h_largest = ReduceMax <keepdims = 1> (h_size, last)
@@ -176,21 +182,21 @@ def body() -> str:
         z = Where (is_on, changed, y)
         begins, ends = Split <axis = 1, num_outputs = 2> (span_rows)
         written = Sub (ends, begins)
-        x_shape = Shape <start = 2> (x)
-        each = Add (written, x_shape)
+        each = Add (written, d)
         each_float = Cast <to = 1> (each)
         macs8 = MatMul (narrow_float, each_float)
         macs16 = MatMul (wide_float, each_float)
         macs = Concat <axis = -1> (macs8, macs16)
     """
-    text = function_text(NAME, "y, x, states, V, U, s, V8, U8, s8, span", "z, macs", lines)
+    text = function_text(NAME, "y, x, states, wide, narrow, scales, span", "z, macs", lines)
     return text.replace(f"{NAME} (", f"{NAME} <first, count> (")
 
 
-def stored(V: NDArray[np.float16], U: NDArray[np.float16], s: F32) -> tuple[NDArray[np.int8], NDArray[np.int8], F32]:
-    """V8, U8 and s8 of directions given as V [N, d], U [N, m] and s [N]."""
+def stored(V: NDArray[np.float16], U: NDArray[np.float16], s: F32) -> tuple[NDArray[np.float16], NDArray[np.int8], F32]:
+    """wide, narrow and scales of directions given as V [N, d], U [N, m] and s [N]."""
     down, up, scales = int8_factors(V.T, U)
-    return np.ascontiguousarray(down.T), up, np.asarray(s * scales, dtype=np.float32)
+    narrow = np.concatenate((down.T, up), axis=1)
+    return np.concatenate((V, U), axis=1), narrow, np.stack((s, s * scales), axis=1).astype(np.float32)
 
 
 def cases(rng: np.random.Generator) -> Iterator[Case]:
@@ -217,11 +223,11 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
         inside = (columns >= ends[:, :1]) & (columns < ends[:, 1:])
         U = np.where(inside, normal(N, m), 0).astype(np.float16)
         s = normal(N)
-        V8, U8, s8 = stored(V, U, s)
+        wide, narrow, scales = stored(V, U, s)
         if states is None:
             states = rng.integers(0, 3, (B, T, N)).astype(np.uint8)
         inputs = {"y": normal(B, T, m), "x": normal(B, T, d) if x is None else x, "states": states}
-        inputs |= {"V": V, "U": U, "s": s, "V8": V8, "U8": U8, "s8": s8, "span": ends.astype(np.int64)}
+        inputs |= {"wide": wide, "narrow": narrow, "scales": scales, "span": ends.astype(np.int64)}
         return Case(name, inputs, exact=exact, attributes={"first": take[0], "count": take[1]})
 
     for sizes, N, take in (

@@ -15,6 +15,7 @@ from edgeadapt.energy.envelope import (
     check_tensors,
     constants,
     planner_of,
+    spans,
     states_of,
 )
 from edgeadapt.errors import EdgeAdaptError
@@ -62,14 +63,14 @@ def test_an_envelope_is_read_as_it_was_written(ratio: float | None) -> None:
 def test_a_group_has_the_rows_of_its_modules_by_layer_and_their_columns() -> None:
     given = tensors()
     made = constants(QKV, given)
-    V, U, span = (made[QKV.input(part)] for part in ("V", "U", "span"))
-    np.testing.assert_array_equal(V.reshape(L, 2, N, D)[:, 1], given["v_proj.V"])
-    np.testing.assert_array_equal(U.reshape(L, 2, N, 16)[:, 1, :, 12:], given["v_proj.U"])
-    assert not U.reshape(L, 2, N, 16)[:, 1, :, :12].any()
+    wide, span = made[QKV.input("wide")].reshape(L, 2, N, D + 16)[:, 1], spans(QKV, given)
+    np.testing.assert_array_equal(wide[..., :D], given["v_proj.V"])
+    np.testing.assert_array_equal(wide[..., D + 12 :], given["v_proj.U"])
+    assert not wide[..., D : D + 12].any()
     np.testing.assert_array_equal(span.reshape(L, 2, N, 2)[:, 1], np.full((L, N, 2), (12, 16)))
     x, y = np.ones((1, 1, D), np.float32), np.zeros((1, 1, 16), np.float32)
     states = np.full((1, 1, 2 * L * N), 2, np.uint8)
-    _, macs = spectral_update.reference(y, x, states, *made.values(), first=0, count=2 * N)
+    _, macs = spectral_update.reference(y, x, states, *made.values(), span, first=0, count=2 * N)
     assert macs.tolist() == [[[0.0, N * ((D + 8) + (D + 4))]]]
 
 
@@ -117,7 +118,7 @@ def test_tensors_that_do_not_belong_together_are_refused(name: str, value: np.nd
     [
         ({"weights": None}, "weights are what kinds"),
         ({"envelope": None}, "an envelope what kind 'spectral' has"),
-        ({"inputs": ("hest.qkv_proj.V",)}, "fills other inputs"),
+        ({"inputs": ("hest.qkv_proj.wide",)}, "fills other inputs"),
         ({"kind": "merged", "inputs": (), "weights": None}, "an envelope what kind 'spectral' has"),
     ],
 )

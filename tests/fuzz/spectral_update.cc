@@ -10,12 +10,9 @@ EDGEADAPT_FUZZ(SpectralUpdate, source) {
   return {{{kFloat, {B, T, m}},
            {kFloat, {B, T, d}},
            states,
-           {kHalf, {N, d}},
-           {kHalf, {N, m}},
-           {kFloat, {N}},
-           {kInt8, {N, d}},
-           {kInt8, {N, m}},
-           {kFloat, {N}},
+           {kHalf, {N, d + m}},
+           {kInt8, {N, d + m}},
+           {kFloat, {N, 2}},
            span},
           {{"first", first}, {"count", count}}};
 }

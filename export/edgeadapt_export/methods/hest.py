@@ -27,6 +27,7 @@ from edgeadapt.energy.envelope import (
     check_tensors,
     constants,
     planner_of,
+    spans,
     states_of,
     tensor,
 )
@@ -52,7 +53,8 @@ class Hest:
         made = {name: one for group in envelope.groups for name, one in constants(group, adapter.tensors).items()}
         shapes = {name: one.shape for name, one in made.items()}
         layers, directions, _ = tensor(adapter.tensors, f"{envelope.modules[0]}.b").shape
-        apply(model, GraftSpectral(envelope.groups, layers, directions, shapes))
+        columns = [spans(group, adapter.tensors) for group in envelope.groups]
+        apply(model, GraftSpectral(envelope.groups, layers, directions, shapes, columns))
 
     def merge(self, model: ir.Model, geometry: Geometry, adapter: StoredAdapter) -> None:
         raise EdgeAdaptError("--merge: HEST's plans depend on the tokens, so it has no static merge; leave it out")
@@ -81,7 +83,7 @@ class Hest:
         with contextlib.ExitStack() as hooks:
             hooks.enter_context(torch_sites.on_output(torch_model.get_input_embeddings(), plan))
             for group in groups:
-                inputs = list(constants(group, adapter.tensors).values())
+                inputs = [*constants(group, adapter.tensors).values(), spans(group, adapter.tensors)]
                 for layer in range(layers):
                     change = _updated(states, group.input("states"), inputs, layer, len(inputs[0]) // layers)
                     target = torch_sites.linear(torch_sites.block(torch_model, layer), group.linear)

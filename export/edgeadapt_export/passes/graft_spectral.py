@@ -1,10 +1,10 @@
 """HEST's sites: y <- y + the directions that a plan has switched on, beside each adapted linear layer.
 
-Rule    y' , macs = SpectralUpdate(y, x, states, V, U, s, V8, U8, s8, span), one node per linear layer and depth. The
+Rule    y' , macs = SpectralUpdate(y, x, states, wide, narrow, scales, span), one node per linear layer and depth. The
         inputs of a linear layer's name serve all depths: a node takes its own rows of them (first, count). Packed q, k
         and v are one linear layer, and each direction's span says which of its columns are meant.
-Adds    inputs hest.{linear}.states uint8 [B, T, N], .V, .U, .s, .V8, .U8, .s8, .span; output hest.macs float32
-        [B, T, 2 per node]: what the nodes counted, in the graph's order.
+Adds    inputs hest.{linear}.states uint8 [B, T, N], .wide, .narrow, .scales; a constant hest.{linear}.span; output
+        hest.macs float32 [B, T, 2 per node]: what the nodes counted, in the graph's order.
 Needs   Every linear layer is in the graph at every depth; the graph has no SpectralUpdate yet.
 Leaves  One SpectralUpdate per linear layer and depth. States of zero change nothing, to the bit.
 """
@@ -13,33 +13,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeadapt.energy.envelope import MACS, PARTS, STATES, SpectralGroup
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.ops import DOMAIN
 from edgeadapt_export.graph_map import linears
-from edgeadapt_export.passes.common import nodes
+from edgeadapt_export.passes.common import add_initializer, nodes
 
 OP = "SpectralUpdate"
-_TYPES = {
-    "V": ir.DataType.FLOAT16,
-    "U": ir.DataType.FLOAT16,
-    "s": ir.DataType.FLOAT,
-    "V8": ir.DataType.INT8,
-    "U8": ir.DataType.INT8,
-    "s8": ir.DataType.FLOAT,
-    "span": ir.DataType.INT64,
-}
+_TYPES = {"wide": ir.DataType.FLOAT16, "narrow": ir.DataType.INT8, "scales": ir.DataType.FLOAT}
 
 
 class GraftSpectral(ir.passes.InPlacePass):
-    """See the module's docstring. `shapes`: of the groups' inputs but the states, by input name."""
+    """See the module's docstring. `shapes`: of the groups' inputs but the states, by input name; `spans` by group."""
 
     def __init__(
-        self, groups: Sequence[SpectralGroup], layers: int, directions: int, shapes: Mapping[str, tuple[int, ...]]
+        self,
+        groups: Sequence[SpectralGroup],
+        layers: int,
+        directions: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        spans: Sequence[NDArray[np.int64]],
     ) -> None:
-        self.groups, self.layers, self.directions, self.shapes = tuple(groups), layers, directions, shapes
+        self.groups, self.layers, self.directions = tuple(groups), layers, directions
+        self.shapes, self.spans = shapes, tuple(spans)
 
     def requires(self, model: ir.Model) -> None:
         known = linears(model)
@@ -52,8 +52,8 @@ class GraftSpectral(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         known = linears(model)
         counted: list[ir.Value] = []
-        for group in self.groups:
-            given = self._add_inputs(model, group)
+        for group, span in zip(self.groups, self.spans, strict=True):
+            given = [*self._add_inputs(model, group), add_initializer(model, group.input("span"), span)]
             count = len(group.modules) * self.directions
             for layer in range(self.layers):
                 linear = known[layer, group.linear]
@@ -85,7 +85,7 @@ class GraftSpectral(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError(f"expected {len(expected)} updates, found {len(found)}")
 
     def _add_inputs(self, model: ir.Model, group: SpectralGroup) -> list[ir.Value]:
-        """The group's inputs in the op's order."""
+        """The group's inputs of the graph, in the op's order."""
         rows = self.layers * len(group.modules) * self.directions
         states = ir.Value(
             name=group.input(STATES),
