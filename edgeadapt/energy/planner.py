@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ class Planner:
         self.allocator = Allocator(layer, b.reshape(-1, 3).astype(np.float64), costs, kappa)
         self.fixed: int = (W.shape[1] + len(G)) * len(W) * profile.fp32
 
-    @property
+    @cached_property
     def token_budget(self) -> int:
         """e_token in femtojoules."""
         full = self.allocator.full_cost

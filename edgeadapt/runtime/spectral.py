@@ -1,13 +1,14 @@
 """HEST on the device: directions that stay, and for every token a plan of which of them run, made before layer 1 runs.
 
     prompt      the tokens' embeddings (embed.onnx) -> one plan for all of them, under the prompt's share
-    new tokens  each from its own embedding, under e_token
+    new tokens  each from its own embedding, under e_token: what a token gets depends on its id alone, and is kept
 The equations and budgets are edgeadapt.energy.planner's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgeadapt.errors import EdgeAdaptError
 
 Embeddings = Callable[[Sequence[int]], np.ndarray]
 Feeds = Mapping[str, ort.OrtValue]
+KEPT = 1024  # tokens whose states are kept, a byte per direction: a megabyte for SmolLM2-135M
 
 
 class SpectralAdapter:
@@ -38,6 +40,7 @@ class SpectralAdapter:
         self._embeddings = embeddings
         made = {name: value for group in self.envelope.groups for name, value in constants(group, tensors).items()}
         self._constants = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in made.items()}
+        self._alone = lru_cache(maxsize=KEPT)(self._planned_alone)
 
     def feeds(self, ids: Sequence[int], task: int | None) -> Feeds:
         return self.feeds_of([ids], task)
@@ -52,4 +55,11 @@ class SpectralAdapter:
 
     def appended(self, tokens: Sequence[int]) -> dict[str, np.ndarray]:
         """States of new tokens, [1, T, N] by input."""
-        return {**states_of(self.envelope, self.planner.each(self._embeddings(tokens)), self.planner.layers)}
+        found = [self._alone(token) for token in tokens]
+        if len(found) == 1:
+            return found[0]
+        return {name: np.concatenate([states[name] for states in found], axis=1) for name in found[0]}
+
+    def _planned_alone(self, token: int) -> dict[str, np.ndarray]:
+        """States of a token under e_token, [1, 1, N] by input."""
+        return {**states_of(self.envelope, self.planner.plan(self._embeddings([token])).states, self.planner.layers)}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeadapt.energy import allocation
 from edgeadapt.energy.allocation import FP16, INT8, OFF, Allocator
 from edgeadapt.energy.costs import PROFILES, DeviceProfile, check_ratio, share
 from edgeadapt.energy.planner import PlannedSite, Planner
@@ -117,6 +118,17 @@ def test_a_plan_larger_than_the_sample_is_bracketed_to_the_same_bound() -> None:
     plan = allocator.allocate(scores, budget)
     assert allocator.cost(plan.states) == plan.cost <= budget
     assert allocator.certificate(scores, plan).relative < 1e-4
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=SEEDS, tokens=st.integers(1, 4), directions=st.integers(1, 30), ratio=st.floats(0, 1.1))
+def test_sorted_steps_give_the_plan_that_bisections_find(seed: int, tokens: int, directions: int, ratio: float) -> None:
+    allocator, scores = problem(np.random.default_rng(seed), tokens, directions)
+    budget = int(ratio * tokens * allocator.full_cost)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(allocation, "SORTED", 0)
+        bisected = allocator.allocate(scores, budget)
+    np.testing.assert_array_equal(allocator.allocate(scores, budget).states, bisected.states)
 
 
 @pytest.mark.slow

@@ -131,6 +131,18 @@ def test_an_engine_runs_the_prompts_plan_in_chunks_and_plans_every_token_behind_
     assert made == logits[len(PROMPT) - 1 : -1].argmax(axis=1).tolist()
 
 
+def test_a_tokens_states_are_planned_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, adapter = opened(home.bundle(0.2))
+    asked: list[int] = []
+    embeddings = adapter._embeddings
+    monkeypatch.setattr(adapter, "_embeddings", lambda ids: asked.extend(ids) or embeddings(ids))
+    repeated, fresh = adapter.appended([9, 4, 9, 9]), adapter.appended([4, 9])
+    assert asked == [9, 4]
+    for name, rows in repeated.items():
+        np.testing.assert_array_equal(rows[:, 1::-1], fresh[name])
+        np.testing.assert_array_equal(rows[:, 2], rows[:, 0])
+
+
 def test_choices_behind_a_prompt_are_planned_and_leave_it_as_it_was(home: Home) -> None:
     engine, _ = opened(home.bundle(0.2))
     engine.prefill(PROMPT, room=4)
