@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeadapt.errors import MissingExtra
+from edgeadapt.errors import EdgeAdaptError, MissingExtra
 from edgeadapt.tasks import TaskSpec
 from edgeadapt.text import TextCodec
 from edgeadapt_train import nf4
@@ -124,6 +124,11 @@ def test_a_merge_is_into_the_weights_that_it_multiplies_with(folder: Path) -> No
     modules = dequantised(folder).host.layers[0].named_modules()
     own = next(module for path, module in modules if path.rsplit(".", 1)[-1] in ("q_proj", "query"))
     torch.testing.assert_close(merged[0, "q_proj"], own.weight.detach(), rtol=0, atol=0)
+
+
+def test_full_fine_tuning_is_refused_on_it(folder: Path) -> None:
+    with pytest.raises(EdgeAdaptError, match=r"packs into codes; give model\.quantisation=none"):
+        registry.build({"method": "full"}, quantised(folder).host, 0)
 
 
 def test_without_bitsandbytes_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

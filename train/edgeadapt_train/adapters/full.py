@@ -7,7 +7,8 @@ applies outside of the adapted body (embedding and head are one matrix in small 
 Trained: delta, fp32, whatever the host's dtype. Inside `conditioned` the blocks compute with theta + delta in the
 host's dtype, as ordinary tensors in the parameters' places; outside they hold their own parameters.
 Stored: delta fp16, `layers.{l}.{path}`. Bytes: 2 per parameter; the budget is that, since no smaller one is meant.
-It is merged or nothing: there is no unmerged form on a device, and a run's file is as large as its model.
+It is merged or nothing: there is no unmerged form on a device, and a run's file is as large as its model. A backbone in
+4 bits is refused: its weights are codes, to which nothing can be added.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.families import module_name
 from edgeadapt_train.adapters.base import Adapter, Card, Event, Group, Host, Prompt
 
@@ -58,6 +60,11 @@ class Full(Adapter):
     def __init__(self, config: FullConfig, host: Host, seed: int) -> None:
         super().__init__()
         self._places: tuple[_Place, ...] = tuple(_places(host))
+        if any(getattr(place.parameter, "quant_state", None) is not None for place in self._places):
+            raise EdgeAdaptError(
+                "adapter=full: it trains the backbone's own weights, which model.quantisation=4bit packs into codes; "
+                "give model.quantisation=none"
+            )
         self._depth = len(host.layers)
         self.deltas = nn.ParameterDict(
             {place.key: nn.Parameter(torch.zeros_like(place.parameter, dtype=torch.float32)) for place in self._places}
