@@ -84,9 +84,42 @@ def train(
       edgeadapt train run=demo results_dir=runs mode=trial     a minute: does everything work here?
       edgeadapt train run=demo results_dir=runs mode=full      HIMALAYA on two tasks, one after the other
       edgeadapt train run=demo run_id=lora8 adapter=lora8      the same stream with LoRA of rank 8
+      edgeadapt train run=demo tracking.mode=offline           Weights & Biases, to be sent by `wandb sync` later
+      edgeadapt train run=demo search.trials=30 'search.space.lr={type: loguniform, low: 1e-3, high: 3e-2}'
+                                                               30 trials on the validation split, then the run
       edgeadapt train --cfg run=demo                           print the resolved configuration and stop
     """
     _stage("edgeadapt_train.run", "train").train([*(overrides or []), *(["--cfg"] if cfg else [])])
+
+
+@app.command()
+def evaluate(
+    words: Annotated[list[str], typer.Argument(help="key=value, with the keys below.")],
+) -> None:
+    """Say what finished runs come to, and how they compare.
+
+    Writes metrics and figures of each run into results_dir/RUN, and of all of them together into
+    results_dir/comparison: tables, paired tests, PDF files and one page. The paths are printed.
+
+    A run is proposed, or a baseline, if its id says `proposed`, or `comparative` or `baseline`.
+
+    \b
+    Keys:
+      results_dir=DIR           the directory of runs
+      run_ids='["a","b"]'       which of them
+      source=local|wandb        run directories, or runs at Weights & Biases
+      project=P entity=E        where these are
+      primary_metric=NAME       what the best runs are chosen by: retained_accuracy_auc
+      bench='{a: FILE}'         what `bench --json` wrote of a run's bundle; without it, RUN/bench*.json
+
+    \b
+    Examples:
+      edgeadapt evaluate results_dir=runs run_ids='["proposed-s0","baseline-s0"]'
+      edgeadapt evaluate results_dir=runs run_ids='[demo]' bench='{demo: bench.json}'
+      edgeadapt evaluate results_dir=out run_ids='[demo]' source=wandb project=edgeadapt entity=team
+    """
+    for path in _stage("edgeadapt_train.evaluation.report", "evaluate").evaluate(words):
+        typer.echo(path)
 
 
 @app.command()
@@ -378,6 +411,76 @@ def bench_show(
     found = results.load(result)
     if not results.write(found, csv=csv_out, markdown=markdown_out, html=html_out):
         typer.echo(_stage("edgeadapt_bench.tables", "bench").to_markdown(found), nl=False)
+
+
+data = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(data, name="data")
+
+
+@data.callback()
+def _data() -> None:
+    """Make a stream's data; see what this machine can reach.
+
+    \b
+    Examples:
+      edgeadapt data bigbench25 --out bigbench25
+      edgeadapt data check cts25
+    """
+
+
+@data.command("bigbench25")
+def data_bigbench25(
+    out: Annotated[Path, typer.Option("--out", help="Directory to write.")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="BIG-bench's source archive, or the folder that it unpacks to; or else fetched."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Cut the 25-task stream bigbench25 out of BIG-bench.
+
+    Fetches BIG-bench 1.0.0 from the Python package index (358 MB, once), reads its JSON and runs none of its code.
+    Every file is checked against its SHA-256. `edgeadapt train stream=bigbench25` does it by itself, in the cache.
+
+    \b
+    Examples:
+      edgeadapt data bigbench25 --out bigbench25
+      edgeadapt data bigbench25 --out bigbench25 --from bigbench-1.0.0.tar.gz
+      edgeadapt train stream=bigbench25 stream.folder=bigbench25 'stream.tasks=[sports,fever]' run_id=two
+    """
+    stage = _stage("edgeadapt_train.streams.bigbench25", "train")
+    stage.build(out, source)
+    _show(stage.summary(out), as_json, stage.table)
+
+
+class HubStream(StrEnum):
+    """Streams that are read from the Hugging Face hub."""
+
+    cts25 = "cts25"
+    unihyper = "unihyper"
+
+
+@data.command("check")
+def data_check(
+    stream: Annotated[HubStream, typer.Argument(help="Stream whose datasets are looked for.")],
+    mirror: Annotated[Path | None, typer.Option(help="Folder with copies of the datasets, instead of the hub.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which tasks of a stream this machine can read, and at which revision.
+
+    Asks the hub about every dataset and downloads none. Exit code 1 if one cannot be read.
+
+    \b
+    Examples:
+      edgeadapt data check cts25
+      edgeadapt data check cts25 --json
+      edgeadapt data check cts25 --mirror copies     as stream.mirror=copies
+    """
+    stage = _stage("edgeadapt_train.streams.hub_check", "train")
+    found = stage.check(stream.value, mirror)
+    _show([row.to_json() for row in found] if as_json else found, as_json, stage.table)
+    if missing := [row for row in found if not row.readable]:
+        raise CheckFailed(f"{len(missing)} of the {len(found)} tasks of {stream.value} cannot be read here")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from edgeadapt import __version__, cli
 from edgeadapt.errors import CheckFailed, EdgeAdaptError
 from edgeadapt.verify import Check, VerifyReport
 
-COMMANDS = ("train", "methods", "export", "run", "bench", "inspect", "verify")
+COMMANDS = ("train", "evaluate", "methods", "export", "run", "bench", "data", "inspect", "verify")
 
 
 def called(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -30,7 +30,7 @@ def by_bytes(text: str) -> list[int]:
         ({"prompt": "{text}{text}"}, "exactly once"),
         ({"choices": ("same", "same")}, "at least two different"),
         ({"choices": ()}, "at least two different"),
-        ({"kind": "regression"}, "is none of classification, multiple-choice, generation, tokens"),
+        ({"kind": "regression"}, "is none of classification, multiple-choice, tokens, generation"),
         ({"kind": "multiple-choice"}, "at each example"),
         ({"metric": "rougeL"}, "metric 'rougeL' is none of accuracy"),
         ({"kind": "generation", "metric": "entity_f1"}, "is none of exact_match"),

@@ -14,7 +14,7 @@ from edgeadapt.tasks import TaskSpec
 from edgeadapt_train import streams
 from edgeadapt_train.batches import Example
 from edgeadapt_train.streams import demo
-from edgeadapt_train.streams.base import Task
+from edgeadapt_train.streams.base import Sizes, Task, capped
 
 HEADER = {"name": "mood", "prompt": "{text} ->", "choices": ["good", "bad"]}
 
@@ -113,10 +113,119 @@ def test_mistakes_in_a_folder_are_named(tmp_path: Path, rows: tuple[object, ...]
         streams.load({"name": "folder", "folder": str(tmp_path), "train": 9, "validation": 9, "evaluation": 9})
 
 
+YAML = """tasks:
+  - name: mood
+    prompt: "{text} ->"
+    choices: [good, bad]
+    topic: sentiment
+    file: mood.jsonl
+  - name: capital
+    prompt: "The capital of {text} is"
+    kind: generation
+    examples:
+      - {split: train, text: Italy, target: Rome}
+      - {split: train, text: Spain, target: Madrid}
+      - {split: evaluation, text: the Netherlands, target: Amsterdam, references: [The Hague]}
+  - name: pick
+    prompt: "{text}?"
+    kind: multiple-choice
+    examples:
+      - {split: train, text: one, target: a, choices: [a, b]}
+      - {split: train, text: two, target: c, choices: [b, c, d]}
+      - {split: evaluation, text: three, target: e, choices: [e, f]}
+"""
+SIZES = {"train": 9, "validation": 9, "evaluation": 9}
+
+
+def yaml_stream(folder: Path, text: str = YAML, **settings: object) -> list[Task]:
+    examples = [row("train", "t1"), row("train", "t2", "bad"), row("evaluation", "e")]
+    (folder / "mood.jsonl").write_text("\n".join(map(json.dumps, examples)) + "\n\n")
+    (folder / "tasks.yaml").write_text(text)
+    return streams.load({"name": "folder", "folder": str(folder / "tasks.yaml"), **SIZES, **settings})
+
+
+def test_one_yaml_file_is_a_stream(tmp_path: Path) -> None:
+    mood, capital, pick = yaml_stream(tmp_path)
+    assert (mood.topic, mood.language, mood.majority) == ("sentiment", "en", 1.0)
+    assert capital.evaluation == (Example("the Netherlands", "Amsterdam", references=("The Hague",)),)
+    assert capital.spec.metric == "exact_match"
+    assert pick.train == (Example("one", "a", choices=("a", "b")),)
+    assert pick.validation == (Example("two", "c", choices=("b", "c", "d")),)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("target: Rome", "target: 7", "line 11: needs split"),
+        ("target: Rome", "target: Rome, choices: [Rome]", "line 11: it has choices of its own"),
+        ("target: c", "target: x", "line 19: target 'x' is none"),
+        ("choices: [a, b]", "choices: [a, a]", "line 18: it needs at least two choices"),
+        (
+            "    kind: generation\n",
+            "    kind: generation\n    metric: bleurt\n",
+            "line 7: task capital: metric 'bleurt'",
+        ),
+        ("name: pick", "name: mood", "line 14: there is another task named 'mood'"),
+        ("file: mood.jsonl", "file: gone.jsonl", "gone.jsonl: cannot be read"),
+        ("    file: mood.jsonl\n", "", "line 2: a task needs either file or examples"),
+        ("topic: sentiment", "name: mood", "line 5: the key 'name' is there twice"),
+        ("topic: sentiment", "topic: [", "tasks.yaml, line"),
+        ("topic: sentiment", "flavour: x", "line 2: unknown field 'flavour'"),
+        (YAML, "tasks: []", "line 1: tasks must be there"),
+        (YAML, "- 1", "line 1: tasks must be there"),
+        (YAML, "tasks: [mood]", "line 1: a task has fields"),
+    ],
+)
+def test_mistakes_in_a_yaml_file_are_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in YAML
+    with pytest.raises(EdgeAdaptError, match=said):
+        yaml_stream(tmp_path, YAML.replace(old, new))
+
+
+def test_any_subset_of_tasks_in_any_order(tmp_path: Path) -> None:
+    tasks = yaml_stream(tmp_path, tasks=["pick", "mood"], max_prompt_tokens=33, train=1)
+    assert [(task.spec.name, task.spec.max_prompt_tokens, len(task.train)) for task in tasks] == [
+        ("pick", 33, 1),
+        ("mood", 33, 1),
+    ]
+    assert [task.spec.name for task in yaml_stream(tmp_path, tasks=None)] == ["mood", "capital", "pick"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"tasks": ["mood", "nope"]}, r"stream\.tasks: 'nope' is unknown; there are: mood, capital, pick"),
+        ({"tasks": ["mood", "mood"]}, "a task can be learnt once"),
+        ({"tasks": []}, "give a list of names"),
+        ({"tasks": "mood"}, "give a list of names"),
+        ({"train": 0}, r"stream\.train=0"),
+        ({"evaluation": None}, r"stream\.evaluation=None"),
+        ({"max_prompt_tokens": 3}, "8 is the least"),
+    ],
+)
+def test_settings_that_no_stream_can_follow_are_refused(tmp_path: Path, settings: dict[str, object], said: str) -> None:
+    with pytest.raises(EdgeAdaptError, match=said):
+        yaml_stream(tmp_path, **settings)
+
+
+def test_a_text_that_is_evaluated_is_not_learnt() -> None:
+    spec = TaskSpec("mood", "{text} ->", ("good", "bad"))
+    texts = {"train": "abcdef", "validation": "efg", "evaluation": "gha"}
+    splits = tuple([Example(text, "good") for text in items] for items in texts.values())
+    task = capped(spec, splits, Sizes(3, 3, 3))  # type: ignore[arg-type]
+    assert ["".join(item.text for item in part) for part in (task.train, task.validation, task.evaluation)] == [
+        "bcd",
+        "ef",
+        "gha",
+    ]
+
+
 def test_unknown_streams_and_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EdgeAdaptError, match=r"stream\.name='nope'"):
         streams.load({"name": "nope"})
     with pytest.raises(EdgeAdaptError, match="unexpected keyword argument 'colour'"):
         streams.load({"name": "demo", "seed": 0, "train": 1, "validation": 1, "evaluation": 1, "colour": 1})
+    with pytest.raises(EdgeAdaptError, match=r"stream\.train must be given"):
+        streams.load({"name": "demo", "seed": 0})
     with pytest.raises(EdgeAdaptError, match=r"no \.jsonl file"):
         streams.load({"name": "folder", "folder": str(tmp_path), "train": 1, "validation": 1, "evaluation": 1})

@@ -51,7 +51,8 @@ class Judged:
 def judge(metric: str, answers: Sequence[str], targets: Targets) -> Judged:
     """Score answers [n] against their right answers [n][1..] (pass@1: against programs that test them)."""
     if metric == "pass@1":
-        passed = np.array([sandbox.passes(f"{a}\n\n{tests[-1]}\n") for a, tests in zip(answers, targets, strict=True)])
+        programs = [f"{a.strip()}\n\n{several[-1]}\n" for a, several in zip(answers, targets, strict=True)]
+        passed = np.array([sandbox.passes(program) for program in programs])
         return Judged(passed, float(passed.mean()))
     if metric in ("exact_match", "final_exact_match", "sql_exact_match"):
         right = _best(_PAIRWISE[metric], answers, targets)
@@ -160,6 +161,6 @@ def _parses(text: str) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Python thinks of the answer's style
         try:
-            return bool(ast.parse(text).body)
+            return bool(ast.parse(text.strip()).body)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return False

@@ -13,13 +13,16 @@ from inspect import signature
 from typing import Any
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_train.streams import demo, folder
+from edgeadapt_train.streams import bigbench25, cts25, demo, folder, unihyper
 from edgeadapt_train.streams.base import Sizes, Source, Task
 
 # From a stream's own settings to its tasks by name, in their order; none is read before it is asked for.
 STREAMS: dict[str, Callable[..., Mapping[str, Source]]] = {
+    "bigbench25": bigbench25.sources,
+    "cts25": cts25.sources,
     "demo": demo.sources,
     "folder": folder.sources,
+    "unihyper": unihyper.sources,
 }
 SIZES = ("train", "validation", "evaluation")
 
