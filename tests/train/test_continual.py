@@ -78,11 +78,11 @@ def test_points_have_unit_length_and_do_not_see_what_is_masked() -> None:
 
 def test_the_nearest_prototype_is_the_guess(backbone: CausalBackbone) -> None:
     prototypes = Prototypes()
-    prototypes.learn(backbone, prompts(3, 90))
-    prototypes.learn(backbone, prompts(120, 250))
-    assert prototypes.share_right(backbone, prompts(3, 90, seed=1), 0) == 1
-    assert prototypes.share_right(backbone, prompts(120, 250, seed=1), 1) == 1
-    assert prototypes.share_right(backbone, prompts(120, 250, seed=1), 0) == 0
+    prototypes.learn(backbone, prompts(3, 20))
+    prototypes.learn(backbone, prompts(120, 140))
+    assert prototypes.share_right(backbone, prompts(3, 20, seed=1), 0) == 1
+    assert prototypes.share_right(backbone, prompts(120, 140, seed=1), 1) == 1
+    assert prototypes.share_right(backbone, prompts(120, 140, seed=1), 0) == 0
     assert prototypes.nbytes == 2 * 2 * 64
 
 
@@ -119,8 +119,8 @@ def test_the_adapter_is_told_the_guess_only_where_ids_are_withheld() -> None:
 
 def test_a_task_has_its_own_lora_and_keeps_it() -> None:
     bench = build(NAMED["lora8 per task"], "decoder")
-    bench.adapter.attach()
     bare = bench.model(input_ids=bench.ids)[0]
+    bench.adapter.attach()
     learn(bench, task=0, lr=5e-2)
     first = bench.stored()
     bench.task = torch.tensor([1, 1, 1, 1])
@@ -214,10 +214,10 @@ def moved(adapter: Any) -> None:
 
 
 def count_blocks(backbone: Backbone) -> list[int]:
-    """Grows by one whenever a block runs."""
+    """Grows by one whenever a block begins to run; backward stops it as soon as it has what it needs."""
     seen: list[int] = []
     for block in backbone.host.layers:
-        block.register_forward_hook(lambda *_: seen.append(1))
+        block.register_forward_pre_hook(lambda *_: seen.append(1))
     return seen
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.rundir import RunDir, newest
 from edgeadapt_train import configs
 from edgeadapt_train.configuration import compose
+from edgeadapt_train.limits import Limits
 from edgeadapt_train.run import train
 from tests.support import tiny_backbone
 
@@ -141,19 +143,27 @@ def test_gradient_checkpointing_changes_no_loss(place: Path, tmp_path: Path) -> 
         train(words(place, tmp_path, "run_id=tabs", "adapter=tabs", "gradient_checkpointing=true"))
 
 
-def test_a_run_is_held_to_its_limits(place: Path, tmp_path: Path) -> None:
-    for limit, said in (
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
         ("limits.tasks=3", "the stream has 2 tasks"),
         ("limits.languages=[en,de]", "no task of the stream is in 'de'"),
-        ("limits.languages=[de,multi]", "no task of the stream is in 'de'"),
-        ("limits.languages=[multi]", None),
+        ("limits.languages=[multi,de]", "no task of the stream is in 'de'"),
         ("limits.adapter_bytes=1000", "himalaya has"),
-    ):
-        if said is None:
-            train(words(place, tmp_path, limit, "mode=trial", "task_ids=given"))
-            continue
-        with pytest.raises(EdgeAdaptError, match=said):
-            train(words(place, tmp_path, limit, "mode=trial"))
+    ],
+)
+def test_a_run_is_held_to_its_limits(place: Path, tmp_path: Path, limit: str, said: str) -> None:
+    with pytest.raises(EdgeAdaptError, match=said):
+        train(words(place, tmp_path, limit, "mode=trial"))
+    assert not tmp_path.joinpath("demo").exists()
+
+
+def test_languages_that_are_not_named_need_the_word_for_many() -> None:
+    tasks = [SimpleNamespace(language="en"), SimpleNamespace(language="sw")]
+    Limits(languages=("en", "sw")).check_stream(tasks)
+    Limits(languages=("en", "multi")).check_stream(tasks)
+    with pytest.raises(EdgeAdaptError, match="the stream has tasks in 'sw', too"):
+        Limits(languages=("en",)).check_stream(tasks)
 
 
 def test_a_protected_task_keeps_its_score_to_the_last_digit(place: Path, tmp_path: Path) -> None:
@@ -186,7 +196,8 @@ def test_an_unfinished_run_goes_on_only_with_its_own_configuration(place: Path, 
 
 
 def start(place: Path, results: Path) -> subprocess.Popen[bytes]:
-    script = "import sys; from edgeadapt_train.run import train; train(sys.argv[1:])"
+    script = "import sys; from edgeadapt_train.limits import Limits
+from edgeadapt_train.run import train; train(sys.argv[1:])"
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "train"))),
