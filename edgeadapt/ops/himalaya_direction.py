@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,28 +112,15 @@ def reference(  # noqa: PLR0917 - the op's inputs, in the op's order
     return np.asarray(np.divide(direction, norm, out=np.zeros_like(direction), where=norm > 0), dtype=np.float32)
 
 
-def bound(  # noqa: PLR0917 - the op's inputs, in the op's order
-    pool: F32,
-    task: NDArray[np.int64],
-    atoms: NDArray[np.uint8],
-    atom_scales: NDArray[np.float16],
-    atom_gains: NDArray[np.float16],
-    w1: NDArray[np.int8],
-    w1_scales: NDArray[np.float16],
-    w2: NDArray[np.int8],
-    w2_scales: NDArray[np.float16],
-    tasks: NDArray[np.int8],
-    rows: NDArray[np.int8],
-    row_scales: NDArray[np.float16],
-) -> F32:
+def bound(pool: F32, task: NDArray[np.int64], **stored: NDArray[Any]) -> F32:
     """What the numbers of a sequence's direction may differ by, [B, 1]: where atoms cancel, rounding of c weighs more.
 
     |dr| <= delta sum_j (max |D_j| + max |r| ||D_j||) / ||r~|| over the open atoms, and rounding of r itself
     """
-    tables = Tables(atoms, atom_scales, atom_gains, w1, w1_scales, w2, w2_scales, tasks, rows, row_scales)
+    tables = Tables(**stored)
     a, c = route(pool, task, tables)
     D = dictionary(tables).astype(np.float64)
-    k = np.where(gates(a, atom_gains), c, 0.0)
+    k = np.where(gates(a, tables.atom_gains), c, 0.0)
     direction = k @ D
     norm = np.linalg.norm(direction, axis=1, keepdims=True)
     r = np.abs(np.divide(direction, norm, out=np.zeros_like(direction), where=norm > 0)).max(axis=1, keepdims=True)

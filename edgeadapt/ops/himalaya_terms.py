@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,22 +71,9 @@ def reference(  # noqa: PLR0917 - the op's inputs, in the op's order
     return tuple(np.asarray(term, dtype=np.float32) for term in terms)
 
 
-def bound(  # noqa: PLR0917 - the op's inputs, in the op's order
-    pool: F32,
-    task: NDArray[np.int64],
-    atoms: NDArray[np.uint8],
-    atom_scales: NDArray[np.float16],
-    atom_gains: NDArray[np.float16],
-    w1: NDArray[np.int8],
-    w1_scales: NDArray[np.float16],
-    w2: NDArray[np.int8],
-    w2_scales: NDArray[np.float16],
-    tasks: NDArray[np.int8],
-    rows: NDArray[np.int8],
-    row_scales: NDArray[np.float16],
-) -> F32:
+def bound(pool: F32, task: NDArray[np.int64], **stored: NDArray[Any]) -> F32:
     """What the numbers of a sequence's three terms may differ by, [B, 1]: see the module's docstring."""
-    tables = Tables(atoms, atom_scales, atom_gains, w1, w1_scales, w2, w2_scales, tasks, rows, row_scales)
+    tables = Tables(**stored)
     a, c = route(pool, task, tables)
     D = dictionary(tables).astype(np.float64)
     lengths = np.square(D).sum(axis=1)
