@@ -100,7 +100,7 @@ def compose(overrides: Sequence[str]) -> RunSettings:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    words = [re.sub(r"^run=", "runs=", word) for word in overrides]
+    words = [re.sub(r"^search\.space\.", "++search.space.", re.sub(r"^run=", "runs=", word)) for word in overrides]
     try:
         with initialize_config_module("edgeadapt_train.configs", version_base="1.3"):
             named = hydra_compose("config", [word for word in words if word.startswith(("runs=", "reference."))])

@@ -70,6 +70,7 @@ def start(
             disable_git=True,
             init_timeout=_WAIT_S,
             finish_timeout=_UPLOAD_S,
+            host="",
             x_disable_machine_info=True,
             x_disable_meta=True,
             x_disable_stats=True,
