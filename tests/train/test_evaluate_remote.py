@@ -1,0 +1,95 @@
+"""Runs at Weights & Biases: what the tracker put there is evaluated as the run directory is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from edgeadapt.errors import EdgeAdaptError
+from edgeadapt_train.evaluation.remote import RemoteRuns
+from edgeadapt_train.evaluation.report import evaluate, write
+from edgeadapt_train.evaluation.request import Request
+from edgeadapt_train.evaluation.runs import LocalRuns
+from edgeadapt_train.tracking.figures import at_the_end
+from tests.train.stored_runs import stored_run
+
+
+@dataclass
+class Remote:
+    """A run as wandb's API hands it out, from a run directory and what the tracker is told at its end."""
+
+    id: str
+    display_name: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def scan_history(self, keys: list[str]) -> Iterable[Mapping[str, Any]]:
+        return [{key: row[key] for key in keys} for row in self.history if all(key in row for key in keys)]
+
+
+@dataclass
+class Project:
+    """The API, asked for runs of one project."""
+
+    path: str
+    known: list[Remote]
+
+    def runs(self, path: str, filters: dict[str, Any]) -> Iterable[Remote]:
+        if path != self.path:
+            raise ValueError(f"Could not find project {path}")
+        wanted = {name for one in filters["$or"] for name in one.values()}
+        return [run for run in self.known if {run.id, run.display_name} & wanted]
+
+
+def remote(path: Path) -> Remote:
+    run = LocalRuns(path.parent).run(path.name)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    summary = json.loads(json.dumps(at_the_end(run.scores, run.confusion, 1234)))
+    rows = [{"_step": step.number, "task": step.task, "loss": step.loss} for step in run.steps]
+    return Remote(f"{path.name}-0a1b2c3d", path.name, config, summary, [*rows, {"_step": 99, "tasks_learnt": 4}])
+
+
+def files(root: Path) -> dict[str, bytes]:
+    kept = ("metrics.json", "aggregated_metrics.json", "significance.json", "comparison.html")
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.name in kept}
+
+
+def test_a_remote_run_is_evaluated_as_the_local_one(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    names = ("proposed", "baseline")
+    paths = [stored_run(here, name, level=level) for name, level in zip(names, (0.8, 0.7), strict=True)]
+    api = Project("team/edgeadapt", [remote(path) for path in paths])
+    source = RemoteRuns(api, "edgeadapt", "team")
+    assert source.run("proposed").adapter_bytes == 1234
+    for run in api.known:
+        run.summary = {key: value for key, value in run.summary.items() if key != "adapter_bytes"}
+    evaluate([f"results_dir={here}", "run_ids=[proposed, baseline]"])
+    write(Request.parse([f"results_dir={tmp_path / 'there'}", "run_ids=[proposed, baseline]"]), source)
+    assert files(tmp_path / "there") == files(here)
+
+
+def test_a_run_is_found_by_its_id_too(tmp_path: Path) -> None:
+    one = remote(stored_run(tmp_path, "proposed"))
+    assert RemoteRuns(Project("edgeadapt", [one]), "edgeadapt", None).run(one.id).scores.tasks[0] == "topics"
+
+
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
+    one = remote(stored_run(tmp_path, "proposed"))
+    twin = Remote("other-id", "proposed", one.config, one.summary)
+    begun = Remote("begun-id", "begun", one.config, {})
+    source = RemoteRuns(Project("edgeadapt", [one, twin, begun]), "edgeadapt", None)
+    with pytest.raises(EdgeAdaptError, match="there is no run 'missing' in edgeadapt"):
+        source.run("missing")
+    with pytest.raises(EdgeAdaptError, match=f"2 runs named 'proposed'; give an id: {one.id}, other-id"):
+        source.run("proposed")
+    with pytest.raises(EdgeAdaptError, match="begun: its summary has no scores"):
+        source.run("begun")
+    with pytest.raises(EdgeAdaptError, match=r"elsewhere cannot be read \(Could not find project elsewhere\)"):
+        RemoteRuns(Project("edgeadapt", []), "elsewhere", None).run("proposed")
