@@ -52,7 +52,7 @@ for package in (edgeadapt, edgeadapt_bench):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
             count += 1
-for command in ([], ["train"], ["export"], ["run"], ["bench"], ["inspect"], ["verify"]):
+for command in ([], ["train"], ["data"], ["export"], ["run"], ["bench"], ["inspect"], ["verify"]):
     try:
         cli.main([*command, "--help"])
     except SystemExit as finished:

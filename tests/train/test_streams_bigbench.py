@@ -91,7 +91,7 @@ def test_a_cut_follows_the_rules(small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:400]), "not a whole .tar.gz"),
+        (lambda path: path.write_bytes(path.read_bytes()[:400]), "give BIG-bench 1.0.0's whole sources"),
         (lambda path: path.write_bytes(b"something else"), "not a whole .tar.gz"),
         (lambda path: archived(path, {"a/b": scored(60)}), "has no bigbench/benchmark_tasks/c/task.json"),
         (lambda path: archived(path, {"a/b": scored(61), "c": scored(9)}), "not BIG-bench 1.0.0 as it was released"),
