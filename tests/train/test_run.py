@@ -196,8 +196,7 @@ def test_an_unfinished_run_goes_on_only_with_its_own_configuration(place: Path, 
 
 
 def start(place: Path, results: Path) -> subprocess.Popen[bytes]:
-    script = "import sys; from edgeadapt_train.limits import Limits
-from edgeadapt_train.run import train; train(sys.argv[1:])"
+    script = "import sys; from edgeadapt_train.run import train; train(sys.argv[1:])"
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "train"))),
