@@ -92,11 +92,8 @@ def test_two_processes_do_what_one_does_with_the_same_batches(place: Path, tmp_p
     more = ["+adapter.growth=false"] if adapter == "himalaya" else ["adapter.ewc.strength=10", "adapter.ewc.batches=2"]
     alone = train([*words(place, tmp_path / "alone", adapter), *more])
     launched = tmp_path / "two"
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-        "-m", "edgeadapt", "train", *words(place, launched, adapter), *more,
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "edgeadapt", "train", *words(place, launched, adapter), *more]
     path = os.pathsep.join((str(ROOT), str(ROOT / "train")))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)

@@ -84,11 +84,18 @@ class StepReport:
 @dataclass(frozen=True)
 class _Share:
     """A process's rows of a batch: `place` is its first row and the rows of the whole, `weight` its part of the step.
-    None for a batch without rows for it."""
 
-    batch: Batch | None
+    With fewer rows than processes some have none: they run another's first row, which then weighs nothing there, so
+    that what is drawn for a batch is drawn in all processes.
+    """
+
+    batch: Batch
     place: tuple[int, int]
     weight: float
+
+    @property
+    def counted(self) -> int:
+        return int(self.weight > 0)
 
 
 def rate(step: int, total: int, rising: int) -> float:
@@ -136,9 +143,9 @@ class Learner:
         adapter.schedule(self.done / max(1, self.total - 1))
         first = self.done * settings.accumulation
         shares = [self._share(self._chosen(first + offset)) for offset in range(settings.accumulation)]
-        batches = [share.batch for share in shares if share.batch is not None]
-        counts = torch.tensor([[batch.targets, batch.tokens] for batch in batches], dtype=torch.int64).view(-1, 2)
-        targets, tokens = (int(value) for value in team.total(counts.sum(dim=0).to(self._backbone.device)))
+        counts = torch.tensor([[share.batch.targets, share.batch.tokens] for share in shares if share.counted])
+        whole = team.total(counts.to(torch.int64).view(-1, 2).sum(dim=0).to(self._backbone.device))
+        targets, tokens = whole.tolist()
         self._optimiser.zero_grad(set_to_none=True)
         own = sum(self._backward(share, targets) for share in shares)
         loss = float(team.total(torch.tensor(own, dtype=torch.float64, device=self._backbone.device)))
@@ -223,13 +230,13 @@ class Learner:
         """This process's share of a batch of the step."""
         first, rows = own_rows(self._team, indices)
         weight = len(rows) / len(indices) / self.settings.accumulation
-        return _Share(self._collate(rows) if rows else None, (first, len(indices)), weight)
+        if not rows:
+            first, rows = 0, indices[:1]
+        return _Share(self._collate(rows), (first, len(indices)), weight)
 
     def _backward(self, share: _Share, targets: int) -> float:
         """Backward of a share's part of the step's loss, which is that of `targets` targets; returns it."""
         batch = share.batch
-        if batch is None:
-            return 0.0
         task = torch.full((len(batch.ids),), self.index, device=batch.ids.device)
         with torch.no_grad():
             embeddings = self._backbone.embed(batch.ids)
@@ -238,7 +245,7 @@ class Learner:
             with self._backbone.recomputing():
                 hidden = self._backbone.hidden(embeddings, batch.mask).last_hidden_state
             logits, labels = self._objective.logits(hidden, batch), batch.labels[batch.labels != IGNORED]
-            loss = cross_entropy(logits, labels, reduction="sum") / targets
+            loss = share.counted * cross_entropy(logits, labels, reduction="sum") / targets
             penalty = self._adapter.penalty()
             whole = loss if penalty is None else loss + penalty * share.weight
             whole.backward()

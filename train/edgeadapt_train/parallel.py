@@ -1,10 +1,13 @@
 """Several processes that train one adapter together: data-parallel, on Hugging Face Accelerate.
 
-    accelerate launch --num_processes 8 -m edgeadapt train run=...          on one machine
-    accelerate launch --num_machines 4 --machine_rank R ... -m edgeadapt train run=...      results_dir is shared by all
+    accelerate launch --multi_gpu --num_processes 8 -m edgeadapt train run=...             GPUs of one machine
+    accelerate launch --multi_gpu --num_machines 4 --machine_rank R ... -m edgeadapt train run=...
+                                                                                           results_dir is shared by all
+    torchrun --nproc_per_node 2 -m edgeadapt train run=... device=cpu                      CPUs, by gloo
 
 batch      process r of P takes rows [r B / P, (r + 1) B / P) of every batch: `batch_size` is the whole batch's, and the
-           number of processes changes what a step computes by no more than rounding
+           number of processes changes what a step computes by no more than rounding (methods that draw noise take
+           their rows' part of the batch's by Prompt.place; HEST and TABS draw their own in every process)
 gradient   the sum of the processes' own, since the loss is divided by the targets of all
 adapter    after each step every process takes the tensors of process 0, as DistributedDataParallel does with buffers:
            statistics that a method gathers beside the gradient (HIMALAYA's growth) are of process 0's rows
