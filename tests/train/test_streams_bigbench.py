@@ -18,6 +18,7 @@ from edgeadapt.cache import cache_directory
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_train import streams
 from edgeadapt_train.streams import bigbench25, bigbench_cut
+from edgeadapt_train.streams.base import Sizes
 from edgeadapt_train.streams.bigbench_tasks import CUTS, Cut
 
 READY = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bigbench25"
@@ -140,6 +141,23 @@ def test_the_command_makes_the_cut_and_shows_it(
     with pytest.raises(SystemExit, match="2"):
         cli.main([*words, "--from", str(tmp_path / "gone.tar.gz")])
     assert "gone.tar.gz: no such file or folder" in capsys.readouterr().err
+
+
+def test_the_cut_is_made_in_the_cache_when_it_is_first_asked_for(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+
+    def pypi_file(*names: str, progress: object) -> Path:
+        fetched.append(names)
+        return small
+
+    monkeypatch.setenv("EDGEADAPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(bigbench25, "pypi_file", pypi_file)
+    first, again = bigbench25.sources(), bigbench25.sources()
+    assert fetched == [bigbench25.ARCHIVE]
+    assert first["one"](Sizes(**SIZES)) == again["one"](Sizes(**SIZES))
+    assert (tmp_path / "cache" / "streams" / "bigbench25" / "02-two.jsonl.gz").is_file()
 
 
 @ready

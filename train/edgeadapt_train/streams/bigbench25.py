@@ -130,19 +130,20 @@ def read(cut: Cut, file: Path) -> list[dict[str, Any]]:
 
 
 def summary(folder: Path) -> list[dict[str, Any]]:
-    """One row per task of a cut, for a table."""
+    """One row per task of a cut."""
     keys = ("task", "kind", "language", "metric", "train", "eval", "majority")
     headers = [(cut, read(cut, folder / bigbench_cut.file_name(cut))[0]) for cut in CUTS]
     return [{**{key: header[key] for key in keys}, "licence": cut.licence} for cut, header in headers]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Any:
-    """The rows for a terminal."""
+    """The rows for a terminal, without their licences."""
     from rich.table import Table
 
-    shown = Table(*rows[0], box=None)
+    columns = [name for name in rows[0] if name not in ("metric", "licence")]
+    shown = Table(*columns, box=None)
     for row in rows:
-        shown.add_row(*map(str, row.values()))
+        shown.add_row(*(str(row[name]) for name in columns))
     return shown
 
 

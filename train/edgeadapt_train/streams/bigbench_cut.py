@@ -60,7 +60,9 @@ def build(source: Path, out: Path, progress: Progress | None = None) -> None:
                 if not missing:
                     break
         if missing:
-            raise EdgeAdaptError(f"{source}: has no {_INSIDE}/{min(missing)}/task.json; give BIG-bench 1.0.0's whole sources")
+            raise EdgeAdaptError(
+                f"{source}: has no {_INSIDE}/{min(missing)}/task.json; give BIG-bench 1.0.0's whole sources"
+            )
         write_json(building / MANIFEST, manifest())
 
 

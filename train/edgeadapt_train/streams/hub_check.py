@@ -46,12 +46,18 @@ def check(stream: str, mirror: Path | None = None) -> list[Reach]:
 
 def table(found: Sequence[Reach]) -> Any:
     """The rows for a terminal."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    shown = Table("task", "dataset", "revision", "known", "readable here", box=None, padding=(0, 2, 0, 0))
+    whole = (Column(name, overflow="fold") for name in ("task", "dataset", "revision", "readable here"))
+    shown = Table(*whole, box=None, padding=(0, 2, 0, 0))
     for row in found:
         name = row.dataset if row.config is None else f"{row.dataset} {row.config}"
-        shown.add_row(row.task, name, row.revision[:7], row.known, row.said if row.readable else f"no: {row.said}")
+        commit = {
+            "pinned": row.revision[:7],
+            "recorded": f"{row.revision[:7]}, recorded here",
+            "not yet": "not known yet",
+        }
+        shown.add_row(row.task, name, commit[row.known], row.said if row.readable else f"no: {row.said}")
     return shown
 
 
@@ -80,7 +86,7 @@ def _of_hub(wanted: Sequence[HubData]) -> dict[HubData, tuple[bool, str]]:
     try:
         found = {first: _ask(first)}
     except requests.RequestException:
-        return dict.fromkeys(wanted, (False, "no connection to the hub"))
+        return dict.fromkeys(wanted, (False, "no connection"))
     with ThreadPoolExecutor(8) as pool:
         return {**found, **dict(zip(others, pool.map(_ask_calmly, others), strict=True))}
 
