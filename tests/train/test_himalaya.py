@@ -200,6 +200,27 @@ def test_later_tasks_still_learn_when_the_shared_parts_are_frozen() -> None:
         assert float((stored_output(model, adapter, task) - bare).norm()) > 1
 
 
+@pytest.mark.parametrize("borrow", [True, False])
+def test_a_task_that_finds_no_free_atom_learns_with_borrowed_ones_and_moves_none_of_them(borrow: bool) -> None:
+    model, adapter = himalaya(initial_active=3, growth=False, borrow=borrow)
+    bare = stored_output(model, adapter, 1)
+    learn(model, adapter, 0, 25)
+    before = stored_output(model, adapter, 0)
+    allocated = learn(model, adapter, 1, 25)[0]
+    assert allocated["slots"] == []
+    assert sorted(allocated["borrowed"]) == ([0, 1, 2] if borrow else [])
+    learnt = float((stored_output(model, adapter, 1) - bare).norm())
+    assert learnt > 1 if borrow else learnt == 0
+    assert torch.equal(stored_output(model, adapter, 0), before)
+
+
+def test_fewer_free_atoms_than_three_gates_are_filled_up() -> None:
+    model, adapter = himalaya(atoms_per_task=1, growth=False)
+    allocated = [learn(model, adapter, task, 5)[0] for task in range(4)]
+    assert [(len(event["slots"]), len(event["borrowed"])) for event in allocated] == [(1, 0), (1, 1), (1, 2), (1, 2)]
+    assert set(allocated[3]["borrowed"]) <= {0, 1, 2}
+
+
 def test_more_tasks_than_the_tables_hold_are_refused() -> None:
     _, adapter = himalaya()
     with pytest.raises(EdgeAdaptError, match="32 tasks"):

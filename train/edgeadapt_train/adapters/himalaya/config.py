@@ -26,6 +26,8 @@ class HimalayaConfig:
     update       direction: rank one, of the open atoms' sum; terms: rank three, one term per open atom     update.py
     atoms        tied: a term writes what it reads; read_write: atoms of its own to write                   update.py
     core_update  fixed, or frequent_directions: the core turns at a task's end                              sketch.py
+    borrow       a task opens three gates whatever is left for it: where fewer than `atoms_per_task` slots are free, or
+                 that is less than three, on the most used atoms of past tasks, which do not move
     """
 
     variant: Literal["default", "literal"] = "default"
@@ -38,6 +40,7 @@ class HimalayaConfig:
     core_update: Literal["fixed", "frequent_directions"] = "fixed"
     initial_active: int = 8
     atoms_per_task: int = 3
+    borrow: bool = True
     prior_logit: float = 7.0
     router_scale: float = 0.1
     temperature_start: float = 1.0
