@@ -85,8 +85,9 @@ def test_extras_are_complete_and_the_core_is_small() -> None:
     assert core == {"jinja2", "numpy", "onnxruntime", "psutil", "rich", "safetensors", "tokenizers", "typer"}
     extras = project["optional-dependencies"]
     engines = {"bench-genai", "bench-llama", "bench-openvino", "bench-torch"}
-    assert set(extras) == {"train", "nf4", "export", "bench", *engines, "bench-all", "all", "dev"}
-    assert extras["all"] == ["edgeadapt[train,nf4,export,bench]"]
+    parts = ("train", "nf4", "tracking", "evaluate", "export", "bench")
+    assert set(extras) == {*parts, *engines, "bench-all", "all", "dev"}
+    assert extras["all"] == [f"edgeadapt[{','.join(parts)}]"]
     assert extras["bench-all"] == [f"edgeadapt[bench,{','.join(sorted(engines))}]"]
 
 
