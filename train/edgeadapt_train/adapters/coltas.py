@@ -17,19 +17,17 @@ Bytes: sum over sites of 2 R (d_in + d_out). `keep` holds MOST_TASKS tasks; its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_train.adapters.base import Card, Event, GradientBatches, Group, Host
-from edgeadapt_train.adapters.low_rank import Factors, LowRank, by_layer, check_modules
-
-MOST_TASKS = 32
+from edgeadapt_train.adapters.base import Card, Event, GradientBatches, Host
+from edgeadapt_train.adapters.low_rank import Factors, by_layer, check_modules
+from edgeadapt_train.adapters.task_pairs import MOST_TASKS, TaskPairs
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class ColtasConfig:
         check_modules(self.modules)
 
 
-class Coltas(LowRank):
+class Coltas(TaskPairs):
     """See the module's docstring. By module name: A_t [L, r, d_in], B_t [L, d_out, r]; past_A, past_B likewise."""
 
     method = "coltas"
@@ -63,41 +61,14 @@ class Coltas(LowRank):
     begun: Tensor
 
     def __init__(self, config: ColtasConfig, host: Host, seed: int) -> None:
-        super().__init__(host, config.modules, config.rank)
-        self.config, self.variant, self._seed = config, _VARIANTS[config.merge], seed
-        self.scale = config.alpha / config.rank
+        super().__init__(host, config.modules, config.rank, config.alpha, seed)
+        self.config, self.variant = config, _VARIANTS[config.merge]
         if config.merge == "keep":
-            self.budget = MOST_TASKS * self._pair_bytes()
-        self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
+            self.budget = MOST_TASKS * sum(self._pair_bytes().values())
+        start = config.rank if config.merge == "truncate" else 0
         for name, (d_in, d_out) in self.widths.items():
-            self.A[name] = nn.Parameter(torch.empty(self.depth, config.rank, d_in))
-            self.B[name] = nn.Parameter(torch.empty(self.depth, d_out, config.rank))
-            start = config.rank if config.merge == "truncate" else 0
-            self.register_buffer(f"past_A_{name}", torch.zeros(self.depth, start, d_in))
-            self.register_buffer(f"past_B_{name}", torch.zeros(self.depth, d_out, start))
+            self._set_past(name, torch.zeros(self.depth, start, d_in), torch.zeros(self.depth, d_out, start))
         self.register_buffer("begun", torch.tensor(False))  # a task's own pair is being learnt
-        self._draw(0)
-
-    @torch.no_grad()
-    def _draw(self, task: int) -> None:
-        """A fresh pair: B_t A_t = 0."""
-        generator = torch.Generator().manual_seed(self._seed * (MOST_TASKS + 1) + task)
-        for name, A in self.A.items():
-            fresh = torch.empty(A.shape)
-            nn.init.uniform_(fresh, -(A.shape[-1] ** -0.5), A.shape[-1] ** -0.5, generator=generator)
-            A.copy_(fresh)  # drawn on the CPU: the same on all devices
-            self.B[name].zero_()
-
-    def _past(self, name: str) -> tuple[Tensor, Tensor]:
-        return self.get_buffer(f"past_A_{name}"), self.get_buffer(f"past_B_{name}")
-
-    def groups(self) -> list[Group]:
-        pairs = [(f"{part}.{name}", value) for part in "AB" for name, value in getattr(self, part).items()]
-        return [Group("pair", tuple(pairs))]
-
-    def held(self) -> list[tuple[str, nn.Parameter]]:
-        """Nothing: every task starts with a new pair."""
-        return []
 
     def begin_task(self, index: int) -> list[Event]:
         if not 0 <= index < MOST_TASKS:
@@ -139,8 +110,7 @@ class Coltas(LowRank):
     def end_task(self, index: int, gradients: GradientBatches) -> list[Event]:
         folded, lost = self._folded()
         for name, (A, B) in folded.items():
-            self.register_buffer(f"past_A_{name}", A)
-            self.register_buffer(f"past_B_{name}", B)
+            self._set_past(name, A, B)
         self._draw(index + 1)
         self.begun.fill_(False)
         return [{"event": "fold", "task": index, "discarded_energy": lost}]
@@ -174,16 +144,6 @@ class Coltas(LowRank):
 
     def byte_terms(self) -> dict[str, int]:
         return {name: 2 * self.depth * self._stored_rank() * sum(widths) for name, widths in self.widths.items()}
-
-    def _pair_bytes(self) -> int:
-        return sum(2 * self.depth * self.rank * sum(widths) for widths in self.widths.values())
-
-    def load_own_state(self, tensors: Mapping[str, Tensor]) -> None:
-        for name in self.widths:
-            for key in (f"past_A_{name}", f"past_B_{name}"):
-                if key in tensors:  # `keep` grows: as many rows as the checkpoint has
-                    self.register_buffer(key, torch.empty_like(tensors[key], device=self.begun.device))
-        super().load_own_state(tensors)
 
 
 _VARIANTS = {"truncate": "default", "keep": "keep"}

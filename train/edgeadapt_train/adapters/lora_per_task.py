@@ -11,24 +11,23 @@ A sequence chooses its pair by the id that it is told, so that a wrong id is a w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_train.adapters.base import Adapter, Card, Event, Group, Host, Prompt
+from edgeadapt_train.adapters.base import Adapter, Card, Event, Host, Prompt
 from edgeadapt_train.adapters.linear_sites import LinearSite
 from edgeadapt_train.adapters.lora import LoraConfig
-from edgeadapt_train.adapters.low_rank import Factors, LowRank, by_layer
+from edgeadapt_train.adapters.low_rank import Factors, by_layer
+from edgeadapt_train.adapters.task_pairs import MOST_TASKS, TaskPairs
 
-MOST_TASKS = 32
 
-
-class LoraPerTask(LowRank):
+class LoraPerTask(TaskPairs):
     """See the module's docstring. By module name: A [L, r, d_in], B [L, d_out, r]; past_A, past_B [n, L, ...]."""
 
     method = "lora-per-task"
@@ -40,17 +39,11 @@ class LoraPerTask(LowRank):
     )
 
     def __init__(self, config: LoraConfig, host: Host, seed: int) -> None:
-        super().__init__(host, config.modules, config.rank)
-        self.config, self._seed, self.scale = config, seed, config.alpha / config.rank
+        super().__init__(host, config.modules, config.rank, config.alpha, seed)
         self.budget = MOST_TASKS * sum(self._pair_bytes().values())
-        self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
-        for name, (d_in, d_out) in self.widths.items():
-            self.A[name] = nn.Parameter(torch.empty(self.depth, config.rank, d_in))
-            self.B[name] = nn.Parameter(torch.empty(self.depth, d_out, config.rank))
-            self.register_buffer(f"past_A_{name}", torch.zeros(0, *self.A[name].shape))
-            self.register_buffer(f"past_B_{name}", torch.zeros(0, *self.B[name].shape))
+        for name in self.widths:
+            self._set_past(name, *(torch.zeros(0, *value[name].shape) for value in (self.A, self.B)))
         self._task: Tensor | None = None
-        self._draw(0)
 
     @property
     def learnt(self) -> int:
@@ -58,34 +51,13 @@ class LoraPerTask(LowRank):
         return len(self._past(next(iter(self.widths)))[0])
 
     @torch.no_grad()
-    def _draw(self, task: int) -> None:
-        """A fresh pair: B_t A_t = 0."""
-        generator = torch.Generator().manual_seed(self._seed * (MOST_TASKS + 1) + task)
-        for name, A in self.A.items():
-            fresh = torch.empty(A.shape)
-            nn.init.uniform_(fresh, -(A.shape[-1] ** -0.5), A.shape[-1] ** -0.5, generator=generator)
-            A.copy_(fresh)  # drawn on the CPU: the same on all devices
-            self.B[name].zero_()
-
-    def _past(self, name: str) -> tuple[Tensor, Tensor]:
-        return self.get_buffer(f"past_A_{name}"), self.get_buffer(f"past_B_{name}")
-
-    def groups(self) -> list[Group]:
-        pairs = [(f"{part}.{name}", value) for part in "AB" for name, value in getattr(self, part).items()]
-        return [Group("pair", tuple(pairs))]
-
-    def held(self) -> list[tuple[str, nn.Parameter]]:
-        """Nothing: every task starts with a new pair."""
-        return []
-
-    @torch.no_grad()
     def begin_task(self, index: int) -> list[Event]:
         if not self.learnt <= index <= min(self.learnt + 1, MOST_TASKS - 1):
             raise EdgeAdaptError(f"task {index}: lora-per-task learns tasks in turn, at most {MOST_TASKS}")
         if index > self.learnt:
             for name in self.widths:
-                for kind, past, value in zip("AB", self._past(name), (self.A[name], self.B[name]), strict=True):
-                    self.register_buffer(f"past_{kind}_{name}", torch.cat((past, value.detach()[None])))
+                ended = (self.A[name].detach()[None], self.B[name].detach()[None])
+                self._set_past(name, *map(torch.cat, zip(self._past(name), ended, strict=True)))
         self._draw(index)
         return super().begin_task(index)
 
@@ -138,18 +110,8 @@ class LoraPerTask(LowRank):
     def sites(self) -> dict[str, Any]:
         return {**super().sites(), "tasks": self.learnt + 1}
 
-    def _pair_bytes(self) -> dict[str, int]:
-        return {name: 2 * self.depth * self.rank * sum(widths) for name, widths in self.widths.items()}
-
     def byte_terms(self) -> dict[str, int]:
         return {name: (self.learnt + 1) * size for name, size in self._pair_bytes().items()}
 
     def merged(self) -> dict[tuple[int, str], Tensor]:
         return Adapter.merged(self)
-
-    def load_own_state(self, tensors: Mapping[str, Tensor]) -> None:
-        for name in self.widths:
-            for key in (f"past_A_{name}", f"past_B_{name}"):
-                if key in tensors:  # as many tasks as the checkpoint has
-                    self.register_buffer(key, torch.empty_like(tensors[key], device=next(self.parameters()).device))
-        super().load_own_state(tensors)
