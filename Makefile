@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := edgeadapt train export bench scripts tests
 
-.PHONY: help demo test test-slow lint format bench bench-kernels bench-ratchet wheels kernels-check clean
+.PHONY: help demo test test-slow lint format bench bench-kernels bench-ratchet evidence wheels kernels-check clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-kernels: $(INSTALLED)  ## count instructions on an emulated Cortex-A72: st
 bench-ratchet: $(INSTALLED)  ## fail if a count on an emulated Cortex-A72 moved by more than 2 % since bench/ratchet.json
 	@scripts/build-kernels --target aarch64
 	@$(BIN)/python scripts/bench_ratchet.py
+
+evidence: $(INSTALLED)  ## tables of docs/evidence.md from the stored runs; MINUTES=60 first runs what is missing
+	@$(BIN)/python -m edgeadapt_train.evidence $(if $(MINUTES),--minutes $(MINUTES),--report)
 
 wheels: $(INSTALLED)  ## the distributable wheels, for this machine and for a Raspberry Pi, in dist/
 	@$(BIN)/python scripts/build_wheel.py

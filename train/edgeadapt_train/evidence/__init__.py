@@ -1,0 +1,1 @@
+"""The evidence: which runs are compared on bigbench25, running them, and the tables made of the stored ones."""
