@@ -21,7 +21,7 @@ import random
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def _example(item: dict[str, Any]) -> dict[str, Any]:
     return {"input": item["input"], "targets": [str(answer) for answer in targets]}
 
 
-def _documents(source: Path, show: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
+def _documents(source: Path, show: Progress) -> Generator[tuple[str, dict[str, Any]], None, None]:
     """Folder and task.json of the wanted tasks, as they come."""
     wanted = {cut.folder for cut in CUTS}
     if source.is_dir():
@@ -119,9 +119,8 @@ def _documents(source: Path, show: Progress) -> Iterator[tuple[str, dict[str, An
             if (file := root / folder / "task.json").is_file():
                 yield folder, json.loads(file.read_bytes())
         return
-    total = source.stat().st_size
     try:
-        with source.open("rb") as raw, tarfile.open(fileobj=_Counted(raw, total, show), mode="r|gz") as archive:
+        with source.open("rb") as raw, _opened(_Counted(raw, source.stat().st_size, show)) as archive:
             for member in archive:
                 folder = member.name.partition(f"/{_INSIDE}/")[2].removesuffix("/task.json")
                 if folder in wanted and member.name.endswith("/task.json") and member.isfile():
@@ -129,6 +128,11 @@ def _documents(source: Path, show: Progress) -> Iterator[tuple[str, dict[str, An
                     yield folder, json.load(content)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise EdgeAdaptError(f"{source}: not a whole .tar.gz archive ({error}); fetch it again") from None
+
+
+def _opened(counted: Any) -> tarfile.TarFile:
+    """The archive, to be read once from its beginning: nothing but `read` is asked of the file."""
+    return tarfile.open(fileobj=counted, mode="r|gz")
 
 
 class _Counted:

@@ -142,18 +142,17 @@ def _intent(language: str) -> HubTask:
     )
 
 
-def _classified(  # noqa: PLR0917
-    name: str, prompt: str, choices: tuple[str, ...], topic: str, data: HubData, text: str, label: str = "label",
-    evaluation: str = "validation", **fields: Any,
-) -> HubTask:  # fmt: skip
-    spec = _spec(name, prompt, choices=choices)
-    return HubTask(spec, topic, data, labelled(choices, text, label), evaluation=evaluation, **fields)
+def _classified(
+    name: str, choices: tuple[str, ...], data: HubData, text: str, *, asked: str, topic: str, **fields: Any
+) -> HubTask:
+    example = labelled(choices, text)
+    spec = _spec(name, f"{{text}}\n{asked}:", choices=choices)
+    return HubTask(spec, topic, data, example, **{"evaluation": "validation", **fields})
 
 
 def sst2() -> HubTask:
-    return _classified(
-        "sst2", "{text}\nSentiment:", ("negative", "positive"), "sentiment", SST2, "{sentence}", most=MOST
-    )
+    moods = ("negative", "positive")
+    return _classified("sst2", moods, SST2, "{sentence}", asked="Sentiment", topic="sentiment", most=MOST)
 
 
 def boolq(name: str, flips: float) -> HubTask:
@@ -173,8 +172,8 @@ TASKS = (
         most=MOST,
     ),
     _classified(
-        "rte", "{text}\nRelation:", ("entailment", "no entailment"), "inference", HubData("nyu-mll/glue", "rte", GLUE),
-        "Hypothesis: {sentence2}\nPremise: {sentence1}",
+        "rte", ("entailment", "no entailment"), HubData("nyu-mll/glue", "rte", GLUE),
+        "Hypothesis: {sentence2}\nPremise: {sentence1}", asked="Relation", topic="inference",
     ),
     HubTask(
         _generated("cnn_dm", "{text}\nSummary:", "rougeL", room=512),
@@ -195,9 +194,9 @@ TASKS = (
     ),
     boolq("boolq_noisy", flips=0.2),
     _classified(
-        "ag_news", "{text}\nTopic:", ("world", "sports", "business", "science"), "topic",
+        "ag_news", ("world", "sports", "business", "science"),
         HubData("fancyzhx/ag_news", None, "eb185aade064a813bc0b7f42de02595523103ca4"), "{text}",
-        evaluation="test", most=MOST,
+        asked="Topic", topic="topic", evaluation="test", most=MOST,
     ),
     _inference("fr"),
     HubTask(
@@ -225,13 +224,13 @@ TASKS = (
         most=MOST,
     ),
     _classified(
-        "dbpedia", "{text}\nKind:", ONTOLOGY, "topic",
+        "dbpedia", ONTOLOGY,
         HubData("fancyzhx/dbpedia_14", None, "9abd46cf7fc8b4c64290f26993c540b92aa145ac"), "{title}: {content}",
-        evaluation="test", most=MOST, sorted=True,
+        asked="Kind", topic="topic", evaluation="test", most=MOST, sorted=True,
     ),
     _questions("ar", "arabic"),
     HubTask(
-        _generated("mbpp", "{text}\nPython:\n", "pass@1"),
+        _generated("mbpp", "{text}\nPython:", "pass@1"),
         "code",
         HubData("google-research-datasets/mbpp", "full", "4bb6404fdc6cacfda99d4ac4205087b89d32030c"),
         programmed,
