@@ -74,6 +74,6 @@ def test_it_fits_its_window(page: Path, width: int, dark: bool) -> None:
         assert [address for address in tab.requests if not address.startswith("data:")] == [page.resolve().as_uri()]
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         size = "Math.min(...[...document.querySelectorAll('.plot text')].map(t => t.getBoundingClientRect().height))"
-        assert tab.evaluate(size) >= 8
+        assert tab.evaluate(size) >= 9
         if keep := os.environ.get("EDGEADAPT_SHOTS"):
             Path(keep, f"{width}-{dark}.png").write_bytes(tab.screenshot())

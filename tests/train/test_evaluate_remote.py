@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,34 +16,7 @@ from edgeadapt_train.evaluation.request import Request
 from edgeadapt_train.evaluation.runs import LocalRuns
 from edgeadapt_train.tracking.figures import at_the_end
 from tests.train.stored_runs import stored_run
-
-
-@dataclass
-class Remote:
-    """A run as wandb's API hands it out, from a run directory and what the tracker is told at its end."""
-
-    id: str
-    display_name: str
-    config: Mapping[str, Any]
-    summary: Mapping[str, Any]
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def scan_history(self, keys: list[str]) -> Iterable[Mapping[str, Any]]:
-        return [{key: row[key] for key in keys} for row in self.history if all(key in row for key in keys)]
-
-
-@dataclass
-class Project:
-    """The API, asked for runs of one project."""
-
-    path: str
-    known: list[Remote]
-
-    def runs(self, path: str, filters: dict[str, Any]) -> Iterable[Remote]:
-        if path != self.path:
-            raise ValueError(f"Could not find project {path}")
-        wanted = {name for one in filters["$or"] for name in one.values()}
-        return [run for run in self.known if {run.id, run.display_name} & wanted]
+from tests.train.wandb_files import Project, Remote
 
 
 def remote(path: Path) -> Remote:
@@ -69,7 +40,7 @@ def test_a_remote_run_is_evaluated_as_the_local_one(tmp_path: Path) -> None:
     source = RemoteRuns(api, "edgeadapt", "team")
     assert source.run("proposed").adapter_bytes == 1234
     for run in api.known:
-        run.summary = {key: value for key, value in run.summary.items() if key != "adapter_bytes"}
+        run.summary_metrics = {key: value for key, value in run.summary_metrics.items() if key != "adapter_bytes"}
     evaluate([f"results_dir={here}", "run_ids=[proposed, baseline]"])
     write(Request.parse([f"results_dir={tmp_path / 'there'}", "run_ids=[proposed, baseline]"]), source)
     assert files(tmp_path / "there") == files(here)
@@ -82,14 +53,22 @@ def test_a_run_is_found_by_its_id_too(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     one = remote(stored_run(tmp_path, "proposed"))
-    twin = Remote("other-id", "proposed", one.config, one.summary)
+    twin = Remote("other-id", "proposed", one.config, one.summary_metrics)
     begun = Remote("begun-id", "begun", one.config, {})
     source = RemoteRuns(Project("edgeadapt", [one, twin, begun]), "edgeadapt", None)
     with pytest.raises(EdgeAdaptError, match="there is no run 'missing' in edgeadapt"):
         source.run("missing")
     with pytest.raises(EdgeAdaptError, match=f"2 runs named 'proposed'; give an id: {one.id}, other-id"):
         source.run("proposed")
-    with pytest.raises(EdgeAdaptError, match="begun: its summary has no scores"):
+    with pytest.raises(EdgeAdaptError, match="begun: has no scores"):
         source.run("begun")
     with pytest.raises(EdgeAdaptError, match=r"elsewhere cannot be read \(Could not find project elsewhere\)"):
         RemoteRuns(Project("edgeadapt", []), "elsewhere", None).run("proposed")
+
+
+def test_the_real_api_has_what_is_asked_of_it() -> None:
+    public = pytest.importorskip("wandb.apis.public")
+    assert {"path", "filters"} <= set(inspect.signature(public.Api.runs).parameters)
+    assert "keys" in inspect.signature(public.Run.scan_history).parameters
+    assert all(isinstance(inspect.getattr_static(public.Run, name), property) for name in
+               ("id", "config", "summary_metrics"))  # fmt: skip

@@ -13,12 +13,15 @@ import pytest
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.rundir import RunDir, read_metrics
 from edgeadapt_train.configuration import RunSettings, compose
+from edgeadapt_train.evaluation.remote import RemoteRuns
+from edgeadapt_train.evaluation.runs import LocalRuns
 from edgeadapt_train.run import train
 from edgeadapt_train.search import Report, searched
 from edgeadapt_train.search_space import Dimension, SearchSettings
 from edgeadapt_train.search_storage import JOURNAL, storage
 from tests.support import tiny_backbone
 from tests.train.search_objectives import cliff, hill, mortal, noted
+from tests.train.wandb_files import Project, Remote, stored
 
 ROOT = Path(__file__).parents[2]
 SPACE = (
@@ -218,6 +221,7 @@ def test_a_key_that_the_configuration_lacks_is_named(tmp_path: Path) -> None:
         ),
         ("search.space.lr={type: categorical, choices: [[1], [2]]}", r"search\.space\.lr\.choices"),
         ("search.space.lr=3", r"search\.space\.lr=3: give a type"),
+        ("search.space.lr={low: 1, high: 2}", r"search\.space\.lr\.low=1: give a type"),
     ],
 )
 def test_settings_name_the_option(tmp_path: Path, words: str, said: str) -> None:
@@ -235,29 +239,51 @@ def test_a_trial_run_neither_searches_nor_tracks(tmp_path: Path) -> None:
     assert (short.search.trials, short.tracking.mode) == (0, "disabled")
 
 
-def test_training_searches_first(tmp_path: Path) -> None:
-    """The whole of it: two trials of two tiny tasks, then the run, tracked alone."""
-    tiny_backbone(tmp_path / "backbone")
-    (tmp_path / "stream").mkdir()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two trials of two tiny tasks, then the run, tracked alone."""
+    place = tmp_path_factory.mktemp("trained")
+    tiny_backbone(place / "backbone")
+    (place / "stream").mkdir()
     for name, choices in (("1-topics", ["sport", "trade"]), ("2-mood", ["good", "bad"])):
         rows: list[object] = [{"name": name, "prompt": "{text}\nAnswer:", "choices": choices, "max_prompt_tokens": 48}]
         for split, count in (("train", 8), ("validation", 4), ("evaluation", 6)):
             rows += [{"split": split, "text": f"{split} {n}", "target": choices[n % 2]} for n in range(count)]
-        (tmp_path / "stream" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (place / "stream" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     directory = train(
         [
-            "run=demo", "adapter=lora8", f"results_dir={tmp_path / 'runs'}", "model=custom", "stream=folder",
-            f"model.id={tmp_path / 'backbone'}", f"stream.folder={tmp_path / 'stream'}", "precision=fp32", "device=cpu",
+            "run=demo", "adapter=lora8", f"results_dir={place / 'runs'}", "model=custom", "stream=folder",
+            f"model.id={place / 'backbone'}", f"stream.folder={place / 'stream'}", "precision=fp32", "device=cpu",
             "threads=1", "batch_size=4", "steps=1", "search.trials=2", "tracking.mode=offline", *SPACE,
         ]
     )  # fmt: skip
     assert directory is not None
-    best = json.loads((directory / "search" / "best.json").read_text())
-    run = RunDir.open(directory)
-    scores = run.scores()
+    return directory
+
+
+def test_training_searches_first(trained: Path) -> None:
+    best = json.loads((trained / "search" / "best.json").read_text())
+    scores = RunDir.open(trained).scores()
     assert scores is not None
     assert scores.counts == (6, 6)
-    assert max(record["lr"] for record in read_metrics(directory) if "loss" in record) == best["values"]["lr"]
-    assert [len(trial.intermediate_values) for trial in trials_of(tmp_path / "runs")] == [2, 2]
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"demo"}
-    assert len(list((directory / "wandb").glob("offline-run-*"))) == 1
+    assert max(record["lr"] for record in read_metrics(trained) if "loss" in record) == best["values"]["lr"]
+    assert [len(trial.intermediate_values) for trial in trials_of(trained.parent)] == [2, 2]
+    assert {path.name for path in trained.parent.iterdir()} == {"demo"}
+
+
+def test_a_finished_run_is_not_searched_again(trained: Path) -> None:
+    with pytest.raises(EdgeAdaptError, match="this run is finished"):
+        searched(settings(trained.parent, trials=100), hill)
+
+
+def test_the_final_run_alone_is_tracked_and_as_a_whole(trained: Path) -> None:
+    (folder,) = (trained / "wandb").glob("offline-run-*")
+    found = stored(folder)
+    config = {key: value for key, value in found.config.items() if key != "_wandb"}  # as the API leaves it out
+    project = Project("edgeadapt", [Remote(found.id, found.name, config, found.summary, found.history)])
+    there, here = RemoteRuns(project, "edgeadapt", None).run("demo"), LocalRuns(trained.parent).run("demo")
+    assert there.scores.to_json() == here.scores.to_json()
+    assert (there.steps, there.confusion, there.adapter_bytes) == (here.steps, here.confusion, here.adapter_bytes)
+    assert (there.seed, there.replicas) == (here.seed, here.replicas)
+    retained = [row["retained_accuracy"] for row in found.history if "retained_accuracy" in row]
+    assert retained == pytest.approx([here.scores.matrix[0, 0], here.scores.matrix[1].mean()])

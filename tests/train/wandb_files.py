@@ -1,4 +1,6 @@
-"""Weights & Biases' own run file, read back: run-ID.wandb of an offline run.
+"""Weights & Biases in tests: its own run file read back, and its API with runs that a test puts there.
+
+`stored(folder)` is what run-ID.wandb of an offline run says.
 
     file    = ":W&B"  magic u16  version u8, then blocks of 32 KiB as LevelDB's log has them
     record  = crc32 u32  length u16  kind u8  payload        kind 1: whole; 2, 3, 4: first, middle and last piece
@@ -8,7 +10,7 @@ A payload is a `Record` of W&B's protocol. A block's last bytes, too few for a h
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,3 +82,31 @@ def _records(data: bytes) -> Iterator[bytes]:
         if kind in (1, 4):
             yield pieces
             pieces = b""
+
+
+@dataclass
+class Remote:
+    """A run as wandb's API hands it out, from a run directory and what the tracker is told at its end."""
+
+    id: str
+    display_name: str
+    config: Mapping[str, Any]
+    summary_metrics: Mapping[str, Any]
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def scan_history(self, keys: list[str]) -> Iterable[Mapping[str, Any]]:
+        return [{key: row[key] for key in keys} for row in self.history if all(key in row for key in keys)]
+
+
+@dataclass
+class Project:
+    """The API, asked for runs of one project."""
+
+    path: str
+    known: list[Remote]
+
+    def runs(self, path: str, filters: dict[str, Any]) -> Iterable[Remote]:
+        if path != self.path:
+            raise ValueError(f"Could not find project {path}")
+        wanted = {name for one in filters["$or"] for name in one.values()}
+        return [run for run in self.known if {run.id, run.display_name} & wanted]

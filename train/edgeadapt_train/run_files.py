@@ -61,10 +61,15 @@ def environment(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def claim(directory: Path, yaml: str) -> None:
-    """Refuse to overwrite a finished run, or to go on with one of another configuration."""
+def check_unfinished(directory: Path) -> None:
+    """Refuse to overwrite a finished run."""
     if (directory / rundir.MANIFEST).is_file():
         raise EdgeAdaptError(f"{directory}: this run is finished; give another run_id=NAME, or remove the directory")
+
+
+def claim(directory: Path, yaml: str) -> None:
+    """Refuse to overwrite a finished run, or to go on with one of another configuration."""
+    check_unfinished(directory)
     config = directory / rundir.CONFIG
     if not config.is_file():
         return

@@ -36,6 +36,7 @@ from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import locked, write_json
 from edgeadapt_train.configuration import RunSettings, again, plain
 from edgeadapt_train.continual.metrics import summary
+from edgeadapt_train.run_files import check_unfinished
 from edgeadapt_train.search_storage import storage
 
 if TYPE_CHECKING:
@@ -44,12 +45,8 @@ if TYPE_CHECKING:
 
 FOLDER, SCRATCH, BEST = "search", "scratch", "best.json"
 _STARTUP, _WARMUP = 5, 1  # trials before one is pruned; tasks of it before it may be
-_ABOUT, _KILLED, _OF = (
-    "about",
-    "killed",
-    "of",
-)  # attributes: of a study, its settings and the trials that were cut short;
-# of a trial that is begun again, the one that it stands for
+_ABOUT, _KILLED = "about", "killed"  # attributes of a study: its settings, and the trials that were cut short
+_OF = "of"  # attribute of a trial that is begun again: the one that it stands for
 _FREE = ("results_dir", "checkpoint_every", "threads", "tracking")  # may differ when a search goes on
 
 Report = Callable[[int, float], None]  # a task's number, from 0, and what the stream comes to after it
@@ -67,12 +64,13 @@ class Failed(Exception):
 def searched(settings: RunSettings, objective: Objective) -> RunSettings:
     """The settings of the final run: with the best values of `search.trials` trials.
 
-    Raises EdgeAdaptError: for a key that the configuration lacks, a storage that does not open or holds another search,
-    whatever the objective cannot work with, and where no trial came to its end.
+    Raises EdgeAdaptError: where that run is finished, for a key that the configuration lacks, a storage that does not
+    open or holds another search, whatever the objective cannot work with, and where no trial came to its end.
     """
     from optuna.trial import TrialState
 
     search, place = settings.search, settings.directory / FOLDER
+    check_unfinished(settings.directory)
     _check_keys(settings)
     with locked(place):
         study = _study(settings)

@@ -55,8 +55,6 @@ class Dimension:
             isinstance(one, str | int | float | bool | None) for one in choices
         ):
             raise EdgeAdaptError(f"{where}.choices={choices!r}: give a list of words and numbers")
-        if "type" not in plain:
-            raise EdgeAdaptError(f"{where}: its type is missing: loguniform, uniform, int or categorical")
         try:
             return cls(choices=tuple(choices), **checked(cls, plain, f"{where}."))
         except EdgeAdaptError as error:

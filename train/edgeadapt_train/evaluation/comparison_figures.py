@@ -16,7 +16,7 @@ from edgeadapt_train.evaluation.runs import Role, StoredRun
 from edgeadapt_train.evaluation.significance import Paired
 from edgeadapt_train.evaluation.style import INK, SERIES, SOFT, blank
 
-_ROW, _LETTERS = 0.44, 58  # inches of a row, and how many letters find room in it
+_ROW, _LETTERS = 0.44, 46  # inches of a row, and how many letters find room in it
 _ROLES: Mapping[Role, str] = {"proposed": SERIES[0], "baseline": SERIES[1], "other": SOFT}
 
 

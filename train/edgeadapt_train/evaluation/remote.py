@@ -1,4 +1,4 @@
-"""Runs at Weights & Biases, as edgeadapt's own tracker puts them there (tracking/summary.py).
+"""Runs at Weights & Biases, as edgeadapt's own tracker puts them there (tracking/figures.py).
 
 A run is found by its name, which is its run_id, or by its id there. Its configuration and its summary hold all that a
 run directory does except the steps, which are its history.
@@ -6,7 +6,8 @@ run directory does except the steps, which are its history.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from edgeadapt.errors import EdgeAdaptError, MissingExtra
@@ -22,7 +23,7 @@ class RemoteRun(Protocol):
     @property
     def config(self) -> Mapping[str, Any]: ...
     @property
-    def summary(self) -> Mapping[str, Any]: ...
+    def summary_metrics(self) -> Mapping[str, Any]: ...
     def scan_history(self, keys: list[str]) -> Iterable[Mapping[str, Any]]: ...
 
 
@@ -39,15 +40,17 @@ class RemoteRuns:
         self._api, self._path = api, f"{entity}/{project}" if entity else project
 
     def run(self, run_id: str) -> StoredRun:
-        found = self._found(run_id)
+        with self._answering():
+            found = self._found(run_id)
+            summary = found.summary_metrics
+            if "scores" not in summary:
+                raise EdgeAdaptError(f"{self._path}/{run_id}: has no scores, so its training has not finished")
+            history = list(found.scan_history(keys=["_step", "task", "loss"]))
+            config = found.config
         name = f"{self._path}/{run_id}"
-        summary = _plain(found.summary)
-        if "scores" not in summary:
-            raise EdgeAdaptError(f"{name}: its summary has no scores, so its training has not finished")
-        history = found.scan_history(keys=["_step", "task", "loss"])
         return StoredRun(
             run_id,
-            config=_plain(found.config),
+            config=config,
             scores=Scores.from_json(summary["scores"], f"{name}: scores"),
             steps=tuple(Step(int(row["_step"]), str(row["task"]), float(row["loss"])) for row in history),
             confusion=confusions(summary.get("confusion", {}), f"{name}: confusion"),
@@ -55,15 +58,8 @@ class RemoteRuns:
         )
 
     def _found(self, run_id: str) -> RemoteRun:
-        """The only run of this name or id. Raises EdgeAdaptError; also for whatever the service answers instead."""
-        try:
-            either = {"$or": [{"display_name": run_id}, {"name": run_id}]}
-            found = list(self._api.runs(self._path, filters=either))
-        except Exception as error:  # the service's own, requests' and those of its protocol
-            said = " ".join(str(error).split())[:200]
-            raise EdgeAdaptError(
-                f"source=wandb: {self._path} cannot be read ({said}); look at project and entity"
-            ) from None
+        """The only run of this name or id."""
+        found = list(self._api.runs(self._path, filters={"$or": [{"display_name": run_id}, {"name": run_id}]}))
         if not found:
             raise EdgeAdaptError(f"source=wandb: there is no run {run_id!r} in {self._path}")
         if len(found) > 1:
@@ -72,6 +68,19 @@ class RemoteRuns:
                 f"source=wandb: {self._path} has {len(found)} runs named {run_id!r}; give an id: {ids}"
             )
         return found[0]
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Whatever the service answers instead, in one line: its own errors, requests' and those of its protocol."""
+        try:
+            yield
+        except EdgeAdaptError:
+            raise
+        except Exception as error:
+            said = " ".join(str(error).split())[:200]
+            raise EdgeAdaptError(
+                f"source=wandb: {self._path} cannot be read ({said}); look at project and entity"
+            ) from None
 
 
 def open_api() -> Api:
@@ -88,10 +97,3 @@ def open_api() -> Api:
             f"source=wandb: Weights & Biases does not answer ({said}); log in with `wandb login`"
         ) from None
     return api
-
-
-def _plain(value: Any) -> Any:
-    """Python's own types: the summary comes in mappings of W&B's own."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

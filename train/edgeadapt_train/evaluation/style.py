@@ -24,7 +24,7 @@ from edgeadapt.files import write_atomic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH = 4.6  # inches; as wide as a phone when its text has a readable size
+WIDTH = 3.8  # inches: what a phone shows at the size that the text is set in
 # From the colour in the drawing to the name of the page's variable.
 INK, SOFT, LINE, CARD = "#14181f", "#566070", "#dfe3e9", "#ffffff"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
