@@ -86,7 +86,7 @@ def words(place: Path, results: Path, adapter: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("adapter", ["lora8", "himalaya"])
+@pytest.mark.parametrize("adapter", ["lora8", pytest.param("himalaya", marks=pytest.mark.slow)])
 def test_two_processes_do_what_one_does_with_the_same_batches(place: Path, tmp_path: Path, adapter: str) -> None:
     """Losses, gradient norms and weights, to rounding; a last batch of one row leaves a process without any."""
     more = ["+adapter.growth=false"] if adapter == "himalaya" else ["adapter.ewc.strength=10", "adapter.ewc.batches=2"]
