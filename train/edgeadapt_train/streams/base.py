@@ -99,8 +99,13 @@ def capped(
     validation = [item for item in validation if item.text not in held]
     held |= {item.text for item in validation}
     train = [item for item in train if item.text not in held]
-    kept = (train[: sizes.train], validation[: sizes.validation], evaluation[: sizes.evaluation])
-    return Task(spec, *(tuple(items) for items in kept), topic=topic)
+    return Task(
+        spec,
+        tuple(train[: sizes.train]),
+        tuple(validation[: sizes.validation]),
+        tuple(evaluation[: sizes.evaluation]),
+        topic,
+    )
 
 
 def _untested(spec: TaskSpec, example: Example) -> bool:

@@ -108,7 +108,8 @@ def _ask(data: HubData) -> tuple[bool, str]:
     try:
         info = HfApi().dataset_info(data.id, revision=data.revision or recorded(data) or data.branch, timeout=SECONDS)
     except HfHubHTTPError as error:
-        return False, f"the hub answers {error.response.status_code} ({type(error).__name__})"
+        status = "an error" if error.response is None else error.response.status_code
+        return False, f"the hub answers {status} ({type(error).__name__})"
     return _loadable([file.rfilename for file in info.siblings or ()])
 
 
