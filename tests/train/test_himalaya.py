@@ -214,8 +214,8 @@ def test_a_task_that_finds_no_free_atom_learns_with_borrowed_ones_and_moves_none
     assert torch.equal(stored_output(model, adapter, 0), before)
 
 
-def test_fewer_free_atoms_than_three_gates_are_filled_up() -> None:
-    model, adapter = himalaya(atoms_per_task=1, growth=False)
+def test_borrowed_atoms_fill_up_what_lacks_of_three() -> None:
+    model, adapter = himalaya(atoms_per_task=1, growth=False, borrow=True)
     allocated = [learn(model, adapter, task, 5)[0] for task in range(4)]
     assert [(len(event["slots"]), len(event["borrowed"])) for event in allocated] == [(1, 0), (1, 1), (1, 2), (1, 2)]
     assert set(allocated[3]["borrowed"]) <= {0, 1, 2}

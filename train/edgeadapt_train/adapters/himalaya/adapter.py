@@ -24,8 +24,9 @@ What the design leaves open, decided here
   one seed, the demo's tasks, mean accuracy on 420 texts set aside for it: 0.819 at +-3, 0.848 at +-7; untrained 0.638).
   The price: in short runs the router shades the coefficients, and its gates hardly move.
 - Hence an atom promoted within a task waits for a later task, which finds it among its free slots.
-- 16 slots serve five tasks with three atoms each. A later task borrows the most used atoms of past tasks, which stay as
-  they are, and has its row and gains to itself; without that its direction is zero and it learns nothing.
+- 16 slots serve five tasks with three atoms each. A task that finds fewer free ones borrows past tasks' atoms, which do
+  not move, and learns its row and gains over them: slowly, but without any its direction is zero and it learns nothing
+  (docs/evidence.md).
 - The coefficients start equal, the router's output layer small: at the start r is the same for all sequences.
 - window and cooldown are 20 (the design's 200 is for runs of thousands of steps); the age that an atom must have before
   it may be evicted is the cooldown.
@@ -206,8 +207,7 @@ class Himalaya(Adapter):
 
     @torch.no_grad()
     def begin_task(self, index: int) -> list[Event]:
-        """Give the task up to three active slots that no past task relies on, as its gates' prior; what lacks of three
-        is borrowed."""
+        """Give the task up to three active slots that no past task relies on, as its gates' prior."""
         if not 0 <= index < TASKS:
             raise EdgeAdaptError(f"task {index}: himalaya's tables hold {TASKS} tasks")
         self.counts[1], self.counts[2] = index, max(int(self.counts[2]), index + 1)

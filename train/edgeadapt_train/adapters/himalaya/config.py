@@ -26,8 +26,8 @@ class HimalayaConfig:
     update       direction: rank one, of the open atoms' sum; terms: rank three, one term per open atom     update.py
     atoms        tied: a term writes what it reads; read_write: atoms of its own to write                   update.py
     core_update  fixed, or frequent_directions: the core turns at a task's end                              sketch.py
-    borrow       a task opens three gates whatever is left for it: where fewer than `atoms_per_task` slots are free, or
-                 that is less than three, on the most used atoms of past tasks, which do not move
+    borrow       a task with fewer than three atoms of its own opens its other gates on the most used atoms of past
+                 tasks, which do not move
     """
 
     variant: Literal["default", "literal"] = "default"
