@@ -1,10 +1,10 @@
-"""What an adapter costs in training, beside peft's LoRA-8: results/methods/table.json and table.md.
+"""What an adapter costs in training, beside peft's LoRA-8: results/methods/table.json, and the pages that show it.
 
-    .venv/bin/python scripts/methods_table.py [--methods NAME ...] [--shapes NAME ...] [--rounds N] [--out DIR]
+    .venv/bin/python scripts/methods_table.py [--methods NAME ...] [--shapes NAME ...] [--rounds N] [--again]
 
 Backbones have the shapes of SmolLM2-135M and of MiniLM and random weights, in the precision that training would choose
-here; a step is the learner's own, 8 texts of 64 tokens, in the first task. Rows already in table.json stay, so that the
-table may be measured in pieces.
+here; a step is the learner's own, 8 texts of 64 tokens, in the first task. A row that is in table.json is not measured
+again unless --again is given, so that the table may be measured in pieces; each says how busy the machine was.
     step time       a method's step and LoRA-8's in turn, in one process, one thread, after a warm-up step of each;
                     processor time, which other work on the machine disturbs least; the median of the paired ratios,
                     and the quarter to either side of it
@@ -19,6 +19,7 @@ import argparse
 import ctypes
 import gc
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -26,9 +27,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import methods_page
 import torch
 
-from edgeadapt.files import write_atomic, write_json
+from edgeadapt.files import write_json
 from edgeadapt.tasks import TaskSpec
 from edgeadapt_train import methods
 from edgeadapt_train.adapters import registry
@@ -38,11 +40,6 @@ from edgeadapt_train.batches import Encoded
 from edgeadapt_train.loop import Learner, LoopSettings
 from edgeadapt_train.objectives import LanguageTargets, Objective, SequenceLabels
 
-BASELINE = "lora8"
-DEFAULT = (
-    "himalaya", "himalaya-terms", "lilac", "coltas", "glodis", "loreft", "full", "unihyper", "sat-lora", "hf-sat-lora",
-    "hest", "tabs", "bhsp",
-)  # fmt: skip
 BATCH, TOKENS, MEMORY_STEPS = 8, 64, 3
 TASK = TaskSpec("five", "{text}", ("a", "b", "c", "d", "e"), max_prompt_tokens=TOKENS)
 
@@ -100,7 +97,7 @@ def seconds(made: Learner, adapter: Any) -> float:
 
 def measure_time(name: str, shape: str, rounds: int) -> dict[str, Any]:
     base = backbone(shape)
-    pair = [learner(base, name), learner(base, BASELINE)]
+    pair = [learner(base, name), learner(base, methods_page.BASELINE)]
     for one in pair:
         seconds(*one)
     found: list[list[float]] = [[], []]
@@ -143,31 +140,12 @@ def in_child(*words: str) -> dict[str, Any]:
     return found
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table per shape."""
-    text = (
-        f"# What adapters cost in training\n\n{BATCH} texts of {TOKENS} tokens a step, one thread; processor time of\n"
-    )
-    text += "a step, and its ratio to peft's LoRA-8's in turn (median, quartiles); memory above the loaded backbone.\n"
-    text += "Written by `scripts/methods_table.py`, which says how.\n"
-    for shape in methods.SHAPES:
-        chosen = [row for row in rows if row["shape"] == shape]
-        if not chosen:
-            continue
-        text += f"\n## {shape}, {chosen[0]['precision']}\n\n"
-        text += "| adapter | bytes | step, s | of LoRA-8's | quartiles | memory, MB |\n|---|---:|---:|---:|---:|---:|\n"
-        for row in chosen:
-            low, high = row["step_ratio_quartiles"]
-            text += f"| {row['adapter']} | {row['bytes']:,} | {row['step_seconds']:.3f} | {row['step_ratio']:.2f} | "
-            text += f"{low:.2f}-{high:.2f} | {row['training_bytes'] / 1e6:.0f} |\n"
-    return text
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--methods", nargs="*", default=[BASELINE, *DEFAULT])
+    arguments.add_argument("--methods", nargs="*", default=list(methods_page.ORDER))
     arguments.add_argument("--shapes", nargs="*", default=list(methods.SHAPES))
     arguments.add_argument("--rounds", type=int, default=8)
+    arguments.add_argument("--again", action="store_true", help="also what is there already")
     arguments.add_argument("--out", type=Path, default=Path("results/methods"))
     arguments.add_argument("--one", nargs=3, metavar=("WHAT", "METHOD", "SHAPE"), help=argparse.SUPPRESS)
     given = arguments.parse_args()
@@ -181,18 +159,18 @@ def main() -> None:
     sizes = {row.name: row.bytes for row in methods.rows()}
     for shape in given.shapes:
         for name in given.methods:
-            if sizes[name][shape] is None:
-                continue
-            time_of = in_child("--rounds", str(given.rounds), "--one", "time", name, shape)
-            row = {"adapter": name, "shape": shape, "bytes": sizes[name][shape], **time_of}
-            row |= in_child("--one", "memory", name, shape)
             rows = json.loads(file.read_text())["rows"] if file.is_file() else []
-            rows = [*(old for old in rows if (old["adapter"], old["shape"]) != (name, shape)), row]
-            order = {known: at for at, known in enumerate((BASELINE, *DEFAULT))}
-            rows.sort(key=lambda item: (item["shape"], order.get(item["adapter"], len(order)), item["adapter"]))
+            others = [row for row in rows if (row["adapter"], row["shape"]) != (name, shape)]
+            if sizes[name][shape] is None or (len(others) < len(rows) and not given.again):
+                continue
+            row = {"adapter": name, "shape": shape, "bytes": sizes[name][shape], "load_average": [os.getloadavg()[0]]}
+            row |= in_child("--rounds", str(given.rounds), "--one", "time", name, shape)
+            row |= in_child("--one", "memory", name, shape)
+            row["load_average"].append(os.getloadavg()[0])
+            rows = sorted([*others, row], key=lambda one: (one["shape"], methods_page.ORDER.index(one["adapter"])))
             given.out.mkdir(parents=True, exist_ok=True)
             write_json(file, {"batch": BATCH, "tokens": TOKENS, "torch": torch.__version__, "rows": rows})
-            write_atomic(given.out / "table.md", markdown(rows).encode())
+            methods_page.write(given.out)
             print(f"{shape} {name}: {row['step_ratio']:.2f} of LoRA-8's step", flush=True)
 
 

@@ -14,7 +14,8 @@ A linear layer that computes one matrix has S = 1 and columns = [[0, m]]; packed
 one output, each with its own gains and, if they differ, its own V. Columns of no segment stay as they are, exactly;
 where segments overlap their sums add. index and weight come from AtomRoute, one for all sites of a block. The work per
 token is k (S d + m) products at most, whatever M is: k atoms are gathered, never all of them. An atom is one row of one
-input, and that input is the same in all blocks: to hand over an input costs the runtime as much as 500 products.
+input, and that input is the same in all blocks: an input more costs an A72 about 1,500 instructions (U, V and g apart:
+53.48 M per int4 token of SmolLM2-135M, together 53.03 M; 150 nodes).
 
 Sums run in float32. weight = 0, g = 0, U = 0 or V = 0 give z = y for finite inputs. Each (batch, token) row depends on
 its own rows alone: a NaN in one token of x stays there. T = 0 gives an empty z; k is 1 at least. Numbers of a row of
