@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from edgeadapt_train.evaluation.request import Request
 from edgeadapt_train.evaluation.runs import LocalRuns
 from edgeadapt_train.tracking.figures import at_the_end
 from tests.train.stored_runs import stored_run
-from tests.train.wandb_files import Project, Remote
+from tests.train.wandb_files import Project, Remote, served
 
 
 def remote(path: Path) -> Remote:
@@ -66,9 +68,25 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
         RemoteRuns(Project("edgeadapt", []), "elsewhere", None).run("proposed")
 
 
-def test_the_real_api_has_what_is_asked_of_it() -> None:
-    public = pytest.importorskip("wandb.apis.public")
-    assert {"path", "filters"} <= set(inspect.signature(public.Api.runs).parameters)
-    assert "keys" in inspect.signature(public.Run.scan_history).parameters
-    assert all(isinstance(inspect.getattr_static(public.Run, name), property) for name in
-               ("id", "config", "summary_metrics"))  # fmt: skip
+def test_wandbs_own_client_reads_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    path = stored_run(tmp_path / "here", "proposed")
+    expected = LocalRuns(path.parent).run("proposed")
+    script = (
+        "import json, sys; from dataclasses import asdict\n"
+        "from edgeadapt_train.evaluation.remote import RemoteRuns, open_api\n"
+        "run = RemoteRuns(open_api(), 'edgeadapt', 'team').run('proposed')\n"
+        "print(json.dumps([run.scores.to_json(), [[s.number, s.task, s.loss] for s in run.steps],\n"
+        "                  run.config, run.adapter_bytes, sorted(run.confusion)]))"
+    )
+    apart = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    with served(Project("team/edgeadapt", [remote(path)])) as address:
+        here = {"HOME": str(tmp_path), "WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=apart | here, capture_output=True, text=True, check=False, timeout=120
+        )
+    assert done.returncode == 0, done.stderr
+    steps = [[step.number, step.task, step.loss] for step in expected.steps]
+    assert json.loads(done.stdout.splitlines()[-1]) == [
+        expected.scores.to_json(), steps, expected.config, 1234, ["topics"],
+    ]  # fmt: skip

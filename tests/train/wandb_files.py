@@ -1,4 +1,5 @@
-"""Weights & Biases in tests: its own run file read back, and its API with runs that a test puts there.
+"""Weights & Biases in tests: its own run file read back, and its API with runs that a test puts there: as an object
+(`Project`), and over HTTP, for wandb's own client (`served`).
 
 `stored(folder)` is what run-ID.wandb of an offline run says.
 
@@ -10,8 +11,11 @@ A payload is a `Record` of W&B's protocol. A block's last bytes, too few for a h
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +114,70 @@ class Project:
             raise ValueError(f"Could not find project {path}")
         wanted = {name for one in filters["$or"] for name in one.values()}
         return [run for run in self.known if {run.id, run.display_name} & wanted]
+
+
+@contextmanager
+def served(project: Project) -> Iterator[str]:
+    """The project over HTTP, as far as wandb.Api asks to list runs and read their history; yields the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path != "/graphql":
+                self.send_error(404)
+                return
+            asked = json.loads(body)
+            answer = json.dumps({"data": _answer(project, asked["query"], asked.get("variables") or {})}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+
+
+def _answer(project: Project, query: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    if "viewer" in query:
+        return {"viewer": {"id": "1", "entity": "team", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+    path = f"{given['entity']}/{given['project']}"
+    if "runs(" in query:
+        edges = [{"node": _node(run), "cursor": run.id} for run in project.runs(path, json.loads(given["filters"]))]
+        found = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+        return {"project": {"internalId": "1", "runCount": len(edges), "readOnly": False, "runs": found}}
+    (run,) = (run for run in project.known if run.id in given.values())
+    if "sampledHistory" in query:
+        spec = json.loads(given["spec"])
+        return {"project": {"run": {"sampledHistory": [run.scan_history(spec["keys"])]}}}
+    last = max(row["_step"] for row in run.history)
+    parquet = {"parquetUrls": [], "liveData": []}
+    return {"project": {"run": {**_node(run), "historyKeys": {"lastStep": last}, "parquetHistory": parquet}}}
+
+
+def _node(run: Remote) -> dict[str, Any]:
+    """A run as the server describes it."""
+    return {
+        "id": run.id,
+        "name": run.id,
+        "displayName": run.display_name,
+        "projectId": "1",
+        "state": "finished",
+        "tags": [],
+        "readOnly": False,
+        "createdAt": "2026-01-01T00:00:00Z",
+        "heartbeatAt": "2026-01-01T00:00:00Z",
+        "historyLineCount": len(run.history),
+        "user": {"name": "me", "username": "me"},
+        "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
+        "summaryMetrics": json.dumps(run.summary_metrics),
+        "systemMetrics": "{}",
+        **dict.fromkeys(("sweepName", "group", "jobType", "commit", "description", "notes")),
+    }

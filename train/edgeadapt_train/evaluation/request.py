@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from edgeadapt.errors import EdgeAdaptError
-from edgeadapt_train.evaluation.measures import MEASURES, PRIMARY
+from edgeadapt_train.continual.named import PRIMARY
+from edgeadapt_train.evaluation.measures import MEASURES
 
 SOURCES = ("local", "wandb")
 _PLAIN = ("results_dir", "source", "project", "entity", "primary_metric")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from edgeadapt.scores import Confusion
 from edgeadapt_train.continual.metrics import summary
@@ -63,7 +64,7 @@ def retained_accuracy(runs: Sequence[tuple[str, StoredRun]]) -> Figure:
             withheld = summary(run.scores.withheld, run.scores.baseline).retained
             axes.plot(places, withheld, **{**look, "linestyle": ":"}, markerfacecolor="none", label="task ids withheld")
     axes.set(xlabel="tasks learnt", ylabel="mean score of the tasks so far", ylim=(0, 1.02))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(runs) > 1 or run.scores.withheld is not None:
         figure.legend(loc="outside lower center", ncols=1)
     return figure
@@ -80,7 +81,7 @@ def forgetting_heatmap(run: StoredRun) -> Figure | None:
     figure, axes = blank(1.3 + 0.19 * many if many > FEW else 1.3 + 0.3 * many)
     limit = max(0.05, float(np.nanmax(np.abs(forgotten), initial=0.0)))
     drawn = axes.pcolormesh(forgotten, cmap=DIVERGING, vmin=-limit, vmax=limit, edgecolor="face", linewidth=0.2)
-    _cells(axes, np.arange(1, many + 1).astype(str), tasks)
+    _cells(axes, [str(number) for number in range(1, many + 1)], tasks)
     axes.set_xlabel("tasks learnt")
     if many <= FEW:
         for (row, column), value in np.ndenumerate(forgotten):
@@ -90,7 +91,7 @@ def forgetting_heatmap(run: StoredRun) -> Figure | None:
                 )
     bar = figure.colorbar(drawn, ax=axes, location="top", shrink=0.7, aspect=30)
     bar.set_label("best score so far − score now")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -116,7 +117,7 @@ def _confusion(task: str, found: Confusion) -> Figure:
             axes.text(column + 0.5, row + 0.5, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
     bar.set_label("share of the row")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     axes.set_title(task, color=INK)
     return figure
 

@@ -75,11 +75,10 @@ def corrected(comparisons: Sequence[Paired]) -> list[Paired]:
     """The same with Holm's correction: over all comparisons of one kind of pairs, for each test."""
     found = list(comparisons)
     for over in dict.fromkeys(one.over for one in found):
-        for test in ("wilcoxon", "flips"):
-            places = [i for i, one in enumerate(found) if one.over == over and getattr(one, f"{test}_p") is not None]
-            adjusted = holm([getattr(found[i], f"{test}_p") for i in places])
-            for i, p in zip(places, adjusted, strict=True):
-                found[i] = replace(found[i], **{f"{test}_holm": p})
+        places = [i for i, one in enumerate(found) if one.over == over and one.n > 1]
+        ranks, flips = (holm([getattr(found[i], name) for i in places]) for name in ("wilcoxon_p", "flips_p"))
+        for i, by_ranks, by_flips in zip(places, ranks, flips, strict=True):
+            found[i] = replace(found[i], wilcoxon_holm=by_ranks, flips_holm=by_flips)
     return found
 
 

@@ -36,7 +36,7 @@ _ON_DARK, _ON_LIGHT = "#fefefe", "#010101"  # on coloured cells, the same in bot
 _LINKS = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": SOFT,
     "axes.facecolor": "none",
