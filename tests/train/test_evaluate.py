@@ -15,7 +15,7 @@ import pytest
 from edgeadapt import cli
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt_train.continual.metrics import summary
-from edgeadapt_train.evaluation.comparison import compared, methods, streams_differ, tested
+from edgeadapt_train.evaluation.comparison import compared, methods, paired_tests, streams_differ
 from edgeadapt_train.evaluation.comparison_figures import latency
 from edgeadapt_train.evaluation.costs import cost
 from edgeadapt_train.evaluation.measures import measured
@@ -220,7 +220,7 @@ def test_of_streams_that_differ_the_common_tasks_are_paired(results: Path, tmp_p
     assert streams_differ(runs)
     assert not streams_differ(runs[:1])
     values = {run.run_id: measured(run) for run in runs}
-    over_tasks, over_seeds = tested(methods(runs), values, "retained_accuracy_auc")
+    over_tasks, over_seeds = paired_tests(methods(runs), values, "retained_accuracy_auc")
     assert (over_tasks.n, over_seeds.n) == (3, 1)
 
 

@@ -94,7 +94,7 @@ def methods(runs: Sequence[StoredRun]) -> list[Method]:
     return [Method(_name(group), next(iter(group.values())).role, group) for _, group in groups]
 
 
-def tested(found: Sequence[Method], values: Values, primary: str) -> list[Paired]:
+def paired_tests(found: Sequence[Method], values: Values, primary: str) -> list[Paired]:
     """Every proposed method against every baseline, over tasks and over seeds; all pairs where a role is missing."""
     pairs = [(p, b) for p in found if p.role == "proposed" for b in found if b.role == "baseline"]
     comparisons = []

@@ -28,7 +28,7 @@ from edgeadapt.files import storage_errors, write_atomic, write_json
 from edgeadapt.scores import nullable
 from edgeadapt_train.continual.metrics import summary
 from edgeadapt_train.evaluation import comparison_figures, costs, run_figures
-from edgeadapt_train.evaluation.comparison import Comparison, compared, methods, streams_differ, tested
+from edgeadapt_train.evaluation.comparison import Comparison, compared, methods, paired_tests, streams_differ
 from edgeadapt_train.evaluation.html import Section, to_html
 from edgeadapt_train.evaluation.measures import MEASURES, STREAM, measured
 from edgeadapt_train.evaluation.remote import RemoteRuns, open_api
@@ -58,7 +58,7 @@ def write(request: Request, source: Source) -> list[Path]:
     values = {run.run_id: measured(run) for run in runs}
     found = compared(runs, values, request.primary_metric)
     notes += _remarks(runs, values, found)
-    tests = tested(methods(runs), values, request.primary_metric)
+    tests = paired_tests(methods(runs), values, request.primary_metric)
     for note in notes:
         print(note, file=sys.stderr)
     folder = request.results_dir / COMPARISON
