@@ -186,8 +186,14 @@ def _settings(values: dict[str, Any], yaml: str) -> RunSettings:
     short = {key: min(int(stream[key]), TRIAL_EXAMPLES) for key in ("validation", "evaluation") if key in stream}
     trial = replace(loop, epochs=1, steps=min(loop.steps or TRIAL_STEPS, TRIAL_STEPS))
     fewer = {"fisher_batches": TRIAL_STEPS} if "fisher_batches" in adapter else {}
-    parts = {"stream": {**stream, **short}, "adapter": {**adapter, **fewer}}
-    return replace(settings, loop=trial, tracking=TrackingSettings(), search=SearchSettings(), **parts)
+    return replace(
+        settings,
+        loop=trial,
+        stream={**stream, **short},
+        adapter={**adapter, **fewer},
+        tracking=TrackingSettings(),
+        search=SearchSettings(),
+    )
 
 
 def _one_line(error: Exception) -> str:

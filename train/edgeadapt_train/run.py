@@ -267,10 +267,13 @@ class Run:
 
     def _record(self, lesson: Lesson, events: Sequence[dict[str, Any]]) -> None:
         self._records += len(events)
-        for event in events if self._log is not None else ():
-            self._log.append({"step": self._step, "task": lesson.name, **event})
+        if self._log is None:
+            return
+        for event in events:
+            told: dict[str, Any] = {"task": lesson.name, **event}
+            self._log.append({"step": self._step, **told})
             if "loss" in event:
-                self.tracker.log(self._step, {"task": lesson.name, **event})
+                self.tracker.log(self._step, told)
 
     def _save(self, learner: Learner, lesson: int, done: int) -> None:
         if self._team.rank == 0:
