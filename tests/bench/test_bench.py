@@ -150,8 +150,12 @@ def test_baselines_by_name_and_by_path(exported: Exported, tmp_path: Path) -> No
         select(bundle, ["llama"])
     with pytest.raises(EdgeAdaptError, match="has no lora8 graph"):
         select(Bundle.open(exported("lora")), ["lora8-unmerged"])
-    with pytest.raises(EdgeAdaptError, match="has no bare graph"):
-        select(Bundle.open(exported("lora", merge=True)), None)
+
+
+def test_a_merged_adapter_is_measured_beside_the_graph_that_it_is_in(exported: Exported) -> None:
+    bare, merged = select(Bundle.open(exported("lora", merge=True)), ["bare"]).variants
+    assert (bare.name, bare.graph, bare.adapter) == ("bare", "model", None)
+    assert (merged.name, merged.graph, merged.adapter) == ("lora", "model", "lora")
 
 
 def test_a_worker_passes_its_error_on(exported: Exported, tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def mixing(bundle: Bundle) -> list[str]:
 
 def bare(bundle: Bundle) -> Variant:
     if BARE not in bundle.manifest.graphs:
+        if bundle.manifest.adapters and all(entry.kind == "merged" for entry in bundle.manifest.adapters):
+            return Variant(BARE, bundle.root, "model", note="the merged graph: only its weights' values are others")
         raise EdgeAdaptError(f"{bundle.root}: has no bare graph to compare with; export it again")
     return Variant(BARE, bundle.root, BARE, note="backbone without any adapter")
 
