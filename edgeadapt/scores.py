@@ -83,7 +83,7 @@ class Scores:
                     raise EdgeAdaptError(f"{name}: a row of the {what} has {len(row)} scores for {many} tasks")
             return np.array(rows, dtype=np.float64).reshape(len(rows), many)
 
-        arrays = {
+        arrays: dict[str, Any] = {
             "baseline": np.array(raw.baseline, dtype=np.float64),
             "matrix": numbers("matrix", raw.matrix),
             "withheld": None if raw.withheld is None else numbers("withheld matrix", raw.withheld),

@@ -54,11 +54,13 @@ def filled(page: str, tables: Mapping[str, str], name: str) -> str:
     """The page with every table in its place. Raises EdgeAdaptError for a table without a place, or without an end."""
     for key, table in tables.items():
         place = re.compile(rf"(<!-- table: {key} -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)", re.DOTALL)
-        page, found = place.subn(lambda match, table=table: f"{match[1]}\n{table}\n{match[2]}", page)
-        if found != 1:
+        places = list(place.finditer(page))
+        if len(places) != 1:
             raise EdgeAdaptError(
                 f"{name}: needs the line '<!-- table: {key} -->' once, and '<!-- end of table -->' after it"
             )
+        (found,) = places
+        page = f"{page[: found.start()]}{found[1]}\n{table}\n{found[2]}{page[found.end() :]}"
     return page
 
 
@@ -113,7 +115,7 @@ def _sizes(runs: Sequence[Stored]) -> dict[str, Any]:
     precisions = sorted({str(run.environment.get("precision")) for run in runs})
     return {
         **shared,
-        "fisher_examples": FISHER * int(shared["batch_size"]),
+        "fisher_examples": FISHER * int(str(shared["batch_size"])),
         "backbone": backbones,
         "precision": precisions,
     }

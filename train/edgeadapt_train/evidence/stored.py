@@ -16,7 +16,8 @@ from edgeadapt import rundir
 from edgeadapt.errors import EdgeAdaptError
 from edgeadapt.files import published_directory, write_json
 from edgeadapt.records import decode, read_json
-from edgeadapt.rundir import AdapterManifest, Scores
+from edgeadapt.rundir import AdapterManifest
+from edgeadapt.scores import Scores
 from edgeadapt_train.continual.metrics import Summary, summary
 
 RUNS = "runs"

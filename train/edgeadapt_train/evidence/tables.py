@@ -52,8 +52,8 @@ def markdown(value: Mapping[str, Any]) -> str:
     lines.append("| untrained | " + " | ".join(_short(task["untrained"]) for task in tasks) + " |")
     lines.append("| commonest answer | " + " | ".join(_short(task["majority"]) for task in tasks) + " |")
     for name, row in methods.items():
-        cells = [f"{_short(a)}, {_short(b)}" for a, b in zip(row["learnt"], row["final"], strict=True)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        both = [f"{_short(a)}, {_short(b)}" for a, b in zip(row["learnt"], row["final"], strict=True)]
+        lines.append(f"| {name} | {' | '.join(both)} |")
     if any("dictionary" in row for row in methods.values()):
         lines += ["", "What the dictionary did in a run, on average:", ""]
         lines += ["| method | promoted | evicted | borrowed | captured energy of evictions |", "|---|---|---|---|---|"]
