@@ -161,9 +161,7 @@ class Allocator:
 
 def _states(taken: NDArray[np.bool_], halting: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """States of the steps that are taken [2, T, J]: FP16 where nothing halts at INT8 or the second step is taken."""
-    states = taken[0].astype(np.uint8)
-    states += taken[0] & (taken[1] | ~halting)
-    return states
+    return np.asarray(taken[0].astype(np.uint8) + (taken[0] & (taken[1] | ~halting)), dtype=np.uint8)
 
 
 def _sorted(steps: _Steps, budget: int) -> tuple[NDArray[np.bool_], int, float]:

@@ -98,7 +98,7 @@ def constants(group: SpectralGroup, tensors: Mapping[str, Array]) -> dict[str, A
         layers, count, columns = U.shape
         placed = np.zeros((layers * count, group.width), U.dtype)
         placed[:, offset : offset + columns] = U.reshape(-1, columns)
-        made = spectral_update.stored(V.reshape(-1, V.shape[2]), placed, s.reshape(-1))
+        made: tuple[Array, ...] = spectral_update.stored(V.reshape(-1, V.shape[2]), placed, s.reshape(-1))
         for part, rows in zip(PARTS, made, strict=True):
             parts[part].append(rows.reshape(layers, count, -1))
     return {group.input(part): _by_layer(stacks) for part, stacks in parts.items()}
