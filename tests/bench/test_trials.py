@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,13 @@ def test_what_is_counted() -> None:
 def test_a_series_continues_and_refuses_what_is_not_its_own(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trials, "Plan", lambda: SHORT)
+    monkeypatch.setattr(trials, "Plan", lambda openings: replace(SHORT, openings=openings))
     kept, table = tmp_path / "trials.json", tmp_path / "trials.md"
     for count in (1, 2):
-        trials.main(exported(), kept, table, trials=count)
+        trials.main(exported(), kept, table, trials=count, openings=2)
         document = json.loads(kept.read_text())
         assert [one["number"] for one in document["trials"]] == list(range(count))
     assert document["trials"][1]["slowed"]["wall"]["openings"] == SHORT.openings
     assert "2 trials of 2 openings with 2 rounds" in table.read_text()
     with pytest.raises(EdgeAdaptError, match="trials of another plan or bundle"):
-        trials.main(exported("himalaya", "int4"), kept, trials=3)
+        trials.main(exported("himalaya", "int4"), kept, trials=3, openings=2)

@@ -15,7 +15,7 @@ checkpoint need not hold it. The prototypes are not part of the adapter: export 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -100,6 +100,13 @@ class Guessing(Wrapped):
     def conditioned(self, prompt: Prompt) -> Iterator[None]:
         with super().conditioned(self._prototypes.told(prompt)):
             yield
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The adapter's own: a checkpoint does not depend on who tells the ids."""
+        return self.inner.own_state()
+
+    def load_own_state(self, tensors: Mapping[str, Tensor]) -> None:
+        self.inner.load_own_state(tensors)
 
 
 def _prompts(backbone: Backbone, examples: Sequence[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -89,12 +89,12 @@ class Tabs(Adapter):
         self._prompt = prompt
         try:
             yield
-            if self._open and self._hard is None:
-                self._account(torch.stack(self._open), prompt.mask.float())
+            self._account()
         finally:
             self._prompt, self._gates, self._open = None, {}, []
 
     def penalty(self) -> Tensor | None:
+        self._account()
         return self._penalty
 
     def after_step(self, optimiser: torch.optim.Optimizer, step: int) -> list[Event]:
@@ -130,8 +130,12 @@ class Tabs(Adapter):
             self._gates[layer] = self.stretched(share)
         return self._gates[layer]
 
-    def _account(self, seen: Tensor, mask: Tensor) -> None:
-        """The penalty and the running mean from [L, 2, B, T]: P(g > 0) and the later gate."""
+    def _account(self) -> None:
+        """Once a forward pass, the penalty and the running mean: of P(g > 0) and the later gate, [L, 2, B, T]."""
+        if not self._open or self._prompt is None:
+            return
+        seen, mask = torch.stack(self._open), self._prompt.mask.float()
+        self._open = []
         per_example = (seen * mask).sum(dim=-1) / mask.sum(dim=-1).clamp_min(1)  # [L, 2, B]
         opened, later = per_example.mean(dim=0)
         self._penalty = self.config.flop_penalty * (opened - self.config.flop_target).clamp_min(0).mean()
