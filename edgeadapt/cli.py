@@ -23,7 +23,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Adapters of a few tens of kilobytes: train them, export them to ONNX, run and measure them on a device.",
+    help="""Adapters of a few tens of kilobytes: train them, export them to ONNX, run and measure them on a device.
+
+    \b
+    Examples:
+      edgeadapt train run=demo results_dir=runs mode=full
+      edgeadapt export --int8
+      edgeadapt run bundle --task bbc_topics "Shares in the airline fell by a tenth."
+      edgeadapt bench bundle --device rpi4
+    """,
 )
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for a program to read.")]

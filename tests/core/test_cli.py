@@ -23,10 +23,12 @@ def called(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, s
     return code, shown.out, shown.err
 
 
-def test_without_words_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_words_the_commands_are_listed_and_the_road_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = called(capsys)
     assert code == 0
     assert all(name in out for name in COMMANDS)
+    shown = out[out.index("Examples:") :]
+    assert all(f"  edgeadapt {name} " in shown for name in ("train", "export", "run", "bench"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
